@@ -1,0 +1,66 @@
+"""Files that are either whole or not there: written aside, forced to disk, renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import AgentFailed
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the name `folder` in one rename when the block ends well, else it goes away.
+
+    Whatever had that name before is replaced. AgentFailed if the disk is full: nothing half-written stays.
+    """
+    aside = folder.with_name(folder.name + ".partial")
+    old = folder.with_name(folder.name + ".old")
+    try:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        _sync_tree(aside)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        _sync(folder.parent)
+    except OSError as failure:
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AgentFailed(
+                f"The disk is full: {folder.name} could not be written. What was saved before it is kept. "
+                "Free some space, then resume the job."
+            ) from failure
+        raise
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Force a file or a folder to disk. Windows cannot do this for folders and needs no such thing to rename."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

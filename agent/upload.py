@@ -1,0 +1,62 @@
+"""The verb `upload`: a data file becomes a data set of the member's, resumable and checked like any other upload."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from .transfers import Refused, Server, http_base, persistently, upload
+
+GIVE_UP_AFTER = 600.0
+
+
+class NotUploaded(Exception):
+    """It did not become a data set; `str()` says why."""
+
+
+def upload_data(server_url: str, key: str, path: Path, name: str | None, kind: str | None, mapping: str | None) -> str:
+    """Upload the file and return a sentence about the data set it became. Raises NotUploaded."""
+    if not path.is_file():
+        raise NotUploaded(f"There is no file {path}.")
+    server = Server(http_base(server_url), key)
+    order = {"name": name or path.stem, **({"kind": kind} if kind else {}), **_mapping(mapping)}
+    say = _Sayer()
+    try:
+        order["file"] = upload(server, path, path.name, say)
+        made = persistently(lambda: server.request("POST", "/api/datasets", order).json(), say, GIVE_UP_AFTER)
+    except Refused as refusal:
+        hint = " Uploading needs a key of scope full." if refusal.status in (401, 403) else ""
+        raise NotUploaded(f"{refusal}{hint}") from None
+    except TimeoutError as error:
+        raise NotUploaded(f"The server could not be reached: {error}.") from None
+    bad = made.get("bad_rows") or []
+    lines = [f"Data set {made.get('id')}: {made.get('rows'):,} rows, format {made.get('format')}."]
+    lines += [f"  line {row['line']} is left out: {row['reason']}" for row in bad[:10]]
+    lines += [f"  and {len(bad) - 10} more lines are left out"] if len(bad) > 10 else []
+    return "\n".join(lines)
+
+
+def _mapping(text: str | None) -> dict[str, dict[str, str]]:
+    if text is None:
+        return {}
+    try:
+        mapping = json.loads(text)
+    except ValueError:
+        mapping = None
+    if not isinstance(mapping, dict) or not all(isinstance(value, str) for value in mapping.values()):
+        raise NotUploaded('--mapping must be JSON such as {"prompt": "question", "completion": "answer"}.')
+    return {"mapping": mapping}
+
+
+class _Sayer:
+    """Prints what the transfer says, at most once a second."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+
+    def __call__(self, message: str) -> None:
+        if message and time.monotonic() - self._at >= 1.0:
+            self._at = time.monotonic()
+            print(message, file=sys.stderr, flush=True)
