@@ -1,0 +1,229 @@
+"""The conversation with one connected machine: what is answered to its messages, and what it is ordered to do.
+
+Holds no socket: `routes/agents_socket.py` moves the frames. Each message is handled in an application context of its own.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from sqlalchemy import select
+
+from agent import protocol
+from agent.protocol import encode
+from models.agents import Agent
+from models.api_keys import ApiKey
+from models.base import db, now
+from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
+from services import agents, api_keys, training_jobs
+from services.errors import Conflict, DomainError
+
+HEARTBEAT_SECONDS = 15
+WINDOW_BYTES = 1024 * 1024
+WINDOW_RECORDS = 2000
+OFFER_AGAIN_SECONDS = 10.0
+MOST_JOBS_HELD = 100
+Held = tuple[int, int]  # job, attempt
+
+
+class AgentSession:
+    """What one socket knows: whose it is, which attempts the machine holds, and what it was told already."""
+
+    def __init__(self, key: ApiKey) -> None:
+        self.id = str(uuid.uuid4())
+        self.key_id = key.id
+        self.agent_id: int | None = None
+        self._held: set[Held] = set()
+        self._stops_sent: dict[Held, float] = {}
+        self._offers_sent: dict[Held, float] = {}
+
+    def handle(self, message: protocol.Message) -> list[str]:
+        """Carry out one message; answers the frames to send back. Raises protocol.ProtocolError for a message out of turn."""
+        kind = message["type"]
+        if (kind == "hello") == (self.agent_id is not None):
+            raise protocol.ProtocolError("hello comes first, and once")
+        handler = getattr(self, f"_on_{kind}")
+        try:
+            return list(handler(message))
+        except DomainError as error:
+            about = {name: message[name] for name in ("job", "attempt") if name in message}
+            return [encode("error", code=error.code, message=error.message, of=kind, **about)]
+
+    def orders(self) -> list[str]:
+        """Frames for what the machine has to do: stops first, then at most one offer."""
+        if self.agent_id is None:
+            return []
+        return [*self._stops(), *self._offer()]
+
+    def still_welcome(self) -> bool:
+        """Whether the key lives and no newer socket speaks for the machine."""
+        if not api_keys.is_live(self.key_id):
+            return False
+        if self.agent_id is None:
+            return True
+        return db.session.scalar(select(Agent.session).where(Agent.id == self.agent_id)) == self.id
+
+    def close(self) -> None:
+        """The socket has ended."""
+        if self.agent_id is not None:
+            agents.leave(self.agent_id, self.id)
+
+    def _on_hello(self, message: protocol.Message) -> list[str]:
+        key = db.session.get_one(ApiKey, self.key_id)
+        agent = agents.enrol(key, message, self.id)
+        self.agent_id = agent.id
+        told = _all_held(message["jobs"])
+        jobs = [self._greeted(held) for held in told]
+        training_jobs.end_forgotten(agent.id, told)
+        welcome = encode(
+            "welcome", protocol=protocol.PROTOCOL_VERSION, heartbeat_seconds=HEARTBEAT_SECONDS, window_bytes=WINDOW_BYTES,
+            window_records=WINDOW_RECORDS, server_time=now().isoformat(), jobs=jobs,
+        )  # fmt: skip
+        return [welcome, *self.orders()]
+
+    def _greeted(self, held: Held) -> dict[str, Any]:
+        """Resume or abandon, for one attempt that the machine says it holds."""
+        job = self._mine(held)
+        if job is None:
+            return {"job": held[0], "attempt": held[1], "decision": "abandon", "after": {}}
+        if job.state == "queued":
+            training_jobs.claim(held[0], held[1], self._holder())
+        else:
+            training_jobs.renew(*held)
+        self._held.add(held)
+        after = dict.fromkeys(protocol.STREAMS, 0) | self._stored(held)
+        return {"job": held[0], "attempt": held[1], "decision": "resume", "after": after}
+
+    def _on_heartbeat(self, message: protocol.Message) -> list[str]:
+        assert self.agent_id is not None
+        agents.seen(self.agent_id, self.id, message)
+        frames = []
+        for held in _all_held(message["jobs"]):
+            if self._mine(held) is None:
+                frames.append(encode("job_stop", job=held[0], attempt=held[1], mode="cancel"))
+            else:
+                training_jobs.renew(*held)
+        return [*frames, *self.orders()]
+
+    def _on_job_accept(self, message: protocol.Message) -> list[str]:
+        held = (message["job"], message["attempt"])
+        job = self._mine(held)
+        if job is not None and job.state == "queued":
+            training_jobs.claim(*held, self._holder())
+        elif job is None:
+            return [encode("job_stop", job=held[0], attempt=held[1], mode="cancel")]
+        self._held.add(held)
+        return []
+
+    def _on_job_refuse(self, message: protocol.Message) -> list[str]:
+        held = (message["job"], message["attempt"])
+        if self._mine(held) is not None:
+            training_jobs.claim(*held, self._holder())
+            told = {**message, "outcome": "failed"}
+            training_jobs.end(*held, training_jobs.Final.of(told))
+        return []
+
+    def _on_stop_ack(self, message: protocol.Message) -> list[str]:
+        self._stops_sent[(message["job"], message["attempt"])] = float("inf")
+        return []
+
+    def _on_records(self, message: protocol.Message) -> list[str]:
+        held, stream = (message["job"], message["attempt"]), message["stream"]
+        if self._mine(held) is None:
+            raise Conflict(f"Attempt {held[1]} of job {held[0]} is over.", code="stale_attempt")
+        through = training_jobs.record(*held, stream, message["first"], message["items"])
+        if through < message["first"] - 1:
+            return [encode("resend_from", job=held[0], attempt=held[1], stream=stream, after=through)]
+        return [encode("ack", job=held[0], attempt=held[1], stream=stream, through=through)]
+
+    def _on_job_final(self, message: protocol.Message) -> list[str]:
+        held = (message["job"], message["attempt"])
+        final = training_jobs.Final.of(message)
+        if self._mine(held) is not None:
+            stored = self._stored(held)
+            missing = [s for s in protocol.STREAMS if stored.get(s, 0) < _whole(message["last"].get(s, 0))]
+            if missing:
+                return [
+                    encode("resend_from", job=held[0], attempt=held[1], stream=s, after=stored.get(s, 0))
+                    for s in missing
+                ]
+            training_jobs.end(*held, final)
+        self._held.discard(held)
+        return [encode("job_final_ack", job=held[0], attempt=held[1]), *self.orders()]
+
+    def _on_pong(self, message: protocol.Message) -> list[str]:
+        return []
+
+    def _stops(self) -> list[str]:
+        frames = []
+        for held in sorted(self._held):
+            job = self._mine(held)
+            mode = "cancel" if job is None else training_jobs.order_of(job)
+            if mode and time.monotonic() - self._stops_sent.get(held, float("-inf")) > OFFER_AGAIN_SECONDS:
+                self._stops_sent[held] = time.monotonic()
+                frames.append(encode("job_stop", job=held[0], attempt=held[1], mode=mode))
+            if job is None:
+                self._held.discard(held)
+        return frames
+
+    def _offer(self) -> list[str]:
+        waiting = db.session.scalar(
+            select(TrainingJob)
+            .where(TrainingJob.agent_id == self.agent_id, TrainingJob.state == "queued")
+            .order_by(TrainingJob.id)
+            .limit(1)
+        )
+        if waiting is None:
+            return []
+        held = (waiting.id, waiting.attempt)
+        if time.monotonic() - self._offers_sent.get(held, float("-inf")) < OFFER_AGAIN_SECONDS:
+            return []
+        self._offers_sent[held] = time.monotonic()
+        try:
+            return [encode("job_offer", spec=training_jobs.spec_of(waiting).as_dict())]
+        except protocol.ProtocolError as error:
+            self._fail_unsendable(held, str(error))
+            return []
+
+    def _fail_unsendable(self, held: Held, reason: str) -> None:
+        """An offer that fits no frame would hold up everything behind it."""
+        training_jobs.claim(*held, self._holder())
+        message = f"This training cannot be sent to the machine: {reason}."
+        training_jobs.end(
+            *held, training_jobs.Final("failed", "data", message, "Order it again with shorter settings.")
+        )
+
+    def _mine(self, held: Held) -> TrainingJob | None:
+        """The job when this machine may still work on this attempt of it."""
+        job = db.session.get(TrainingJob, held[0])
+        if job is None or job.agent_id != self.agent_id or job.attempt != held[1]:
+            return None
+        return job if job.state in ("queued", *RUNNING_STATES) else None
+
+    def _stored(self, held: Held) -> dict[str, int]:
+        attempt = db.session.scalar(select(Attempt).where(Attempt.job_id == held[0], Attempt.number == held[1]))
+        return dict(attempt.stored) if attempt else {}
+
+    def _holder(self) -> str:
+        return f"agent {self.agent_id}"
+
+
+def _all_held(told: list[Any]) -> list[Held]:
+    """The attempts that a hello or a heartbeat lists, each once. Raises ProtocolError."""
+    if len(told) > MOST_JOBS_HELD:
+        raise protocol.ProtocolError(f"`jobs` lists at most {MOST_JOBS_HELD} attempts")
+    return list(dict.fromkeys(_held(one) for one in told))
+
+
+def _held(told: Any) -> Held:
+    if not isinstance(told, dict):
+        raise protocol.ProtocolError("`jobs` lists objects with `job` and `attempt`")
+    return _whole(told.get("job")), _whole(told.get("attempt"))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise protocol.ProtocolError("a job, an attempt and a number are whole numbers from 0")
+    return value

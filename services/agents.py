@@ -1,0 +1,159 @@
+"""The register of members' machines: enrolling, listing, telling whether one is there."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from sqlalchemy import select, update
+
+from models.accounts import User
+from models.agents import Agent
+from models.api_keys import ApiKey
+from models.base import add, after_commit, changed, db, now, transaction
+from models.training_jobs import RUNNING_STATES, TrainingJob
+from services import secrets
+from services.errors import Conflict, Invalid, NotFound
+from services.gateways import gateways
+
+RECONNECTS_WITHIN = timedelta(seconds=10)  # a socket that ended is usually opened again within this
+LONGEST_PATH = 4096
+SILENCE = timedelta(seconds=45)  # after this without a frame a machine counts as away
+
+
+def enrol(key: ApiKey, hello: dict[str, Any], session: str) -> Agent:
+    """Make the machine of a hello known, or know it again, and let `session` speak for it.
+
+    A second agent with the same id, or one with another secret, is refused with Conflict: somebody copied the folder.
+    """
+    with transaction():
+        agent = db.session.scalar(select(Agent).where(Agent.user_id == key.user_id, Agent.machine_id == hello["agent"]))
+        if agent is None:
+            agent = Agent(user_id=key.user_id, machine_id=hello["agent"], secret_digest=secrets.digest(hello["secret"]))
+        elif _is_another(agent, hello):
+            raise Conflict(
+                "Another agent with this id is connected, or was a moment ago. If this folder was copied from another "
+                "machine, delete agent.json in it; otherwise it goes on by itself within a minute.",
+                code="cloned",
+            )
+        agent.api_key_id, agent.session = key.id, session
+        agent.name, agent.version = _text(hello["name"], 80) or "machine", _text(hello["version"], 20)
+        agent.boot, agent.last_seen_at = _text(hello["boot"], 64), now()
+        describe(agent, hello)
+        if agent.id is None:
+            add(agent)
+        return agent
+
+
+def _is_another(agent: Agent, hello: dict[str, Any]) -> bool:
+    """Whether a hello comes from a copy: with another secret, or while the agent that has this id is connected."""
+    if not secrets.same(agent.secret_digest, secrets.digest(hello["secret"])):
+        return True
+    return is_connected(agent) and agent.boot != _text(hello["boot"], 64)
+
+
+def describe(agent: Agent, told: dict[str, Any]) -> None:
+    """Take over what a hello or a heartbeat says about the machine."""
+    agent.machine = _machine(told.get("machine", agent.machine or {}))
+    agent.ready = bool(told.get("ready", agent.ready))
+    agent.missing = [_text(name, 60) for name in told.get("missing", agent.missing or [])][:20]
+    if "advice" in told:
+        agent.advice = _text(told["advice"], 2000) or None
+
+
+def seen(agent_id: int, session: str, told: dict[str, Any]) -> bool:
+    """Note a sign of life; False when another session speaks for the machine now."""
+    with transaction():
+        agent = db.session.get(Agent, agent_id)
+        if agent is None or agent.session != session:
+            return False
+        agent.last_seen_at = now()
+        describe(agent, told)
+        return True
+
+
+def leave(agent_id: int, session: str) -> None:
+    """The socket of this session has ended."""
+    with transaction():
+        changed(
+            update(Agent).where(Agent.id == agent_id, Agent.session == session).values(session=None, last_seen_at=now())
+        )
+
+
+def list_for(actor: User, limit: int = 200, before: int | None = None) -> list[Agent]:
+    """The machines of a member, newest first."""
+    query = select(Agent).where(Agent.user_id == actor.id).order_by(Agent.id.desc()).limit(limit)
+    return list(db.session.scalars(query.where(Agent.id < before) if before is not None else query))
+
+
+def get_for(actor: User, agent_id: int) -> Agent:
+    """One machine of this member. Raises NotFound."""
+    agent = db.session.get(Agent, agent_id)
+    if agent is None or agent.user_id != actor.id:
+        raise NotFound("You have no such machine.")
+    return agent
+
+
+def is_connected(agent: Agent) -> bool:
+    """Whether the machine has given a sign of life lately."""
+    return agent.session is not None and now() - agent.last_seen_at < SILENCE
+
+
+def busy_ids(agents: list[Agent]) -> set[int]:
+    """Which of these machines work on a job now."""
+    query = select(TrainingJob.agent_id).where(
+        TrainingJob.agent_id.in_([agent.id for agent in agents]), TrainingJob.state.in_(RUNNING_STATES)
+    )
+    return {agent_id for agent_id in db.session.scalars(query) if agent_id is not None}
+
+
+def path_fault(agent: Agent, path: str) -> str | None:
+    """Why this machine will not use a path, as far as its name tells; links are followed on the machine itself."""
+    flavour = PureWindowsPath if agent.machine["os"].startswith("Windows") else PurePosixPath
+    named = flavour(path)
+    if len(path) > LONGEST_PATH or not path.isprintable():
+        return "This is not a path."
+    if path.startswith("~/"):
+        return None
+    if not named.is_absolute():
+        return f"Give the whole path on {agent.name}, from / or ~/ on."
+    roots = [flavour(root) for root in agent.machine["roots"]]
+    if ".." not in named.parts and any(named.is_relative_to(root) for root in roots):
+        return None
+    allowed = f"It may use {', '.join(str(root) for root in roots)}." if roots else "It was started without --root."
+    return f"{path} is outside the folders that the agent on {agent.name} may use. {allowed}"
+
+
+def nudge(agent_id: int) -> None:
+    """After the commit, let whoever holds the machine's socket look for orders."""
+    after_commit(partial(gateways().hints.publish, f"agent:{agent_id}"))
+
+
+def _machine(told: Any) -> dict[str, Any]:
+    """The figures of a machine that are kept, cut to a sensible size: they come from outside."""
+    if not isinstance(told, dict):
+        raise Invalid("The machine's description must be an object.")
+    gpus = [
+        {"name": _text(gpu.get("name"), 120), "memory_bytes": _number(gpu.get("memory_bytes"))}
+        for gpu in told.get("gpus") or []
+        if isinstance(gpu, dict)
+    ]
+    return {
+        "os": _text(told.get("os"), 120), "python": _text(told.get("python"), 40),
+        "torch": _text(told.get("torch"), 40) or None, "gpus": gpus[:64],
+        "memory_bytes": _number(told.get("memory_bytes")), "disk_free_bytes": _number(told.get("disk_free_bytes")),
+        "roots": [_text(root, 1000) for root in told.get("roots") or []][:50], "scripts": bool(told.get("scripts")),
+    }  # fmt: skip
+
+
+def _text(given: Any, most: int) -> str:
+    """A text that any database keeps: no NUL, no lone surrogates."""
+    if not isinstance(given, str):
+        return ""
+    return given.replace("\0", "").encode("utf-8", "replace").decode()[:most]
+
+
+def _number(given: Any) -> int | None:
+    return given if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 2**60 else None

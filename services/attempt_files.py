@@ -1,0 +1,67 @@
+"""Files of a running attempt: the data and base model it fetches, the artifacts it delivers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from models.base import db, transaction
+from models.model_versions import ModelVersion
+from models.training_jobs import TrainingJob
+from models.uploads import Upload
+from services import base_models, datasets, model_versions, uploads
+from services.errors import Conflict, Invalid, NotFound
+from services.gateways import gateways
+from services.model_versions import NewFile
+from services.training_jobs.attempts import require_running
+
+# Names that are safe as a path on any system: parts of letters, digits, dot, hyphen, underscore, none starting with a dot.
+ARTIFACT = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
+MOST_FILES = 500
+
+
+def data_of(job_id: int, attempt: int) -> Path:
+    """Where the data set of a running attempt lies. Raises NotFound for a job with a file of its own machine."""
+    version = _job(job_id).dataset_version
+    if version is None:
+        raise NotFound("This training uses a file of its own machine.")
+    return datasets.path_of(version)
+
+
+def base_file_of(job_id: int, attempt: int, name: str) -> Path:
+    """Where one file of the member's own base model lies. Raises NotFound."""
+    given = _job(job_id).base_model
+    files = base_models.files_of(int(given.removeprefix("model:"))) if given.startswith("model:") else {}
+    if name not in files:
+        raise NotFound("The base model has no such file.")
+    return gateways().storage.path(files[name].storage_key)
+
+
+def deliver(job_id: int, attempt: int, files: list[tuple[str, str]]) -> ModelVersion:
+    """Publish finished uploads as what the job made; once, however often it is asked."""
+    names = [name for name, _ in files]
+    if not files or len(files) > MOST_FILES or len(set(names)) != len(names):
+        raise Invalid(f"A delivery lists 1 to {MOST_FILES} files, each name once.")
+    for name in names:
+        if not ARTIFACT.fullmatch(name):
+            raise Invalid(f"{name[:100]!r} is not a name for an artifact.")
+    known = model_versions.of_job(job_id)
+    if known:
+        return known
+    found = [_delivered(job_id, attempt, name, upload_id) for name, upload_id in files]
+    with model_versions.kept([file for _, file in found]) as kept, transaction():
+        version = model_versions.publish(require_running(job_id, attempt), kept)
+        for upload, _ in found:
+            uploads.forget(upload)
+    return version
+
+
+def _delivered(job_id: int, attempt: int, name: str, upload_id: str) -> tuple[Upload, NewFile]:
+    upload = uploads.get_for_attempt(job_id, attempt, upload_id)
+    if upload.state != "complete" or upload.sha256 is None:
+        raise Conflict(f"The upload of {name} is not complete.", code="upload_open")
+    return upload, NewFile(name, uploads.path_of(upload), upload.size, upload.sha256)
+
+
+def _job(job_id: int) -> TrainingJob:
+    return db.session.get_one(TrainingJob, job_id)

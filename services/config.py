@@ -1,0 +1,167 @@
+"""The only reader of the server's environment. A wrong value stops the start with a sentence.
+
+Each secret may also be given as a file, by the same name with `_FILE` appended. `.env.example` lists the same settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MAIL_PASSWORD")
+UNIX_SOCKET_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used; `str()` names it and says what is expected."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the server is told from outside."""
+
+    port: int
+    host: str
+    public_url: str
+    var_dir: Path
+    secret_key: str
+    database_url: str
+    redis_url: str
+    redis_is_embedded: bool
+    workers: int
+    accelerator: str
+    base_models_dir: Path | None
+    hub_endpoint: str
+    mail_server: str
+    mail_port: int
+    mail_username: str
+    mail_password: str
+    mail_use_tls: bool
+    mail_sender: str
+    trust_proxy: bool
+    log_level: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read and check the environment. Raises BadSetting."""
+        env = _with_files(dict(os.environ if environ is None else environ))
+        var_dir = Path(env.get("VAR_DIR") or "var").expanduser().resolve()
+        port = _whole(env, "PORT", 5000, 1, 65535)
+        redis_url = env.get("REDIS_URL", "")
+        base_models = env.get("BASE_MODELS_DIR", "")
+        return cls(
+            port=port,
+            host=env.get("HOST") or "127.0.0.1",
+            public_url=(env.get("PUBLIC_URL") or f"http://localhost:{port}").rstrip("/"),
+            var_dir=var_dir,
+            secret_key=env.get("SECRET_KEY") or _kept_secret(var_dir),
+            database_url=_database(env.get("DATABASE_URL") or f"sqlite:///{var_dir / 'trainyard.db'}"),
+            redis_url=redis_url or f"unix://{_embedded_redis_socket(var_dir)}",
+            redis_is_embedded=not redis_url,
+            workers=_whole(env, "WORKERS", 1, 0, 64),
+            accelerator=_one_of(env, "SERVER_ACCELERATOR", "cpu", ("cpu", "cuda")),
+            base_models_dir=Path(base_models).expanduser().resolve() if base_models else None,
+            hub_endpoint=(env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            mail_server=env.get("MAIL_SERVER", ""),
+            mail_port=_whole(env, "MAIL_PORT", 587, 1, 65535),
+            mail_username=env.get("MAIL_USERNAME", ""),
+            mail_password=env.get("MAIL_PASSWORD", ""),
+            mail_use_tls=_flag(env, "MAIL_USE_TLS", True),
+            mail_sender=env.get("MAIL_SENDER") or "trainyard@localhost",
+            trust_proxy=_flag(env, "TRUST_PROXY", False),
+            log_level=_one_of(env, "LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+        )
+
+    @property
+    def storage_dir(self) -> Path:
+        return self.var_dir / "storage"
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.var_dir / "jobs"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.var_dir / "log"
+
+    @property
+    def outbox_dir(self) -> Path:
+        return self.var_dir / "outbox"
+
+    @property
+    def is_https(self) -> bool:
+        return self.public_url.startswith("https://")
+
+    @property
+    def socket_url(self) -> str:
+        """Where agents connect, as they are told it."""
+        return "ws" + self.public_url.removeprefix("http")
+
+
+def _with_files(env: dict[str, str]) -> dict[str, str]:
+    for name in SECRETS:
+        path = env.get(f"{name}_FILE")
+        if path:
+            try:
+                env[name] = Path(path).read_text().strip()
+            except OSError as error:
+                raise BadSetting(f"{name}_FILE names {path}, which cannot be read: {error.strerror}.") from None
+    return env
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    given = env.get(name) or str(default)
+    if not given.isascii() or not given.isdigit() or not least <= int(given) <= most:
+        raise BadSetting(f"{name} is {given!r}; it must be a whole number from {least} to {most}.")
+    return int(given)
+
+
+def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
+    given = (env.get(name) or ("yes" if default else "no")).lower()
+    if given not in ("yes", "no", "true", "false", "1", "0"):
+        raise BadSetting(f"{name} is {given!r}; it must be yes or no.")
+    return given in ("yes", "true", "1")
+
+
+def _one_of(env: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    given = (env.get(name) or default).lower()
+    if given not in choices:
+        raise BadSetting(f"{name} is {given!r}; it must be one of {', '.join(choices)}.")
+    return given
+
+
+def _database(url: str) -> str:
+    """Name the driver this project installs."""
+    for short in ("postgres://", "postgresql://"):
+        if url.startswith(short):
+            return "postgresql+psycopg://" + url.removeprefix(short)
+    if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise BadSetting("DATABASE_URL must begin with sqlite:/// or postgresql://.")
+    return url
+
+
+def _embedded_redis_socket(var_dir: Path) -> Path:
+    socket = var_dir / "redis" / "redis.sock"
+    if len(str(socket)) <= UNIX_SOCKET_LIMIT:
+        return socket
+    name = hashlib.sha256(str(var_dir).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"trainyard-{name}.sock"
+
+
+def _kept_secret(var_dir: Path) -> str:
+    """The key that signs cookies and job tokens: made at the first start, kept readable by the owner only."""
+    path = var_dir / "secret-key"
+    var_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(handle, "w") as file:
+        key = secrets.token_hex(32)
+        file.write(key)
+    return key

@@ -1,0 +1,76 @@
+"""Live nudges between processes over Redis pub/sub: "look at job 17 again".
+
+A hint carries no truth and may be lost; whoever waits looks again after a while anyway. One listening thread per process
+fans the hints out to the waiters in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+import structlog
+
+CHANNEL = "trainyard:hints"
+log = structlog.get_logger()
+
+
+class Hints:
+    """`publish("job:17")` wakes every `with waiting("job:17") as wake: wake.wait(...)` in all processes."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=2)
+        self._listener_redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2)
+        self._waiters: dict[str, set[threading.Event]] = {}
+        self._lock = threading.Lock()
+        self._listener: threading.Thread | None = None
+
+    def publish(self, topic: str) -> None:
+        """Nudge; a Redis that is away costs nothing but the nudge."""
+        try:
+            self._redis.publish(CHANNEL, topic)
+        except redis.RedisError:
+            self._wake(topic)
+
+    @contextmanager
+    def waiting(self, *topics: str) -> Iterator[threading.Event]:
+        """An event that is set when one of the topics is nudged; the waiter clears it before it looks."""
+        self._listen()
+        wake = threading.Event()
+        with self._lock:
+            for topic in topics:
+                self._waiters.setdefault(topic, set()).add(wake)
+        try:
+            yield wake
+        finally:
+            with self._lock:
+                for topic in topics:
+                    self._waiters[topic].discard(wake)
+                    if not self._waiters[topic]:
+                        del self._waiters[topic]
+
+    def _listen(self) -> None:
+        with self._lock:
+            if self._listener is None:
+                self._listener = threading.Thread(target=self._run, name="hints", daemon=True)
+                self._listener.start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                with self._listener_redis.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+                    pubsub.subscribe(CHANNEL)
+                    for message in pubsub.listen():
+                        self._wake(message["data"].decode())
+            except redis.RedisError as error:
+                log.warning("hints_interrupted", error=str(error))
+                pause.wait(1)
+
+    def _wake(self, topic: str) -> None:
+        with self._lock:
+            waiters = list(self._waiters.get(topic, ()))
+        for wake in waiters:
+            wake.set()

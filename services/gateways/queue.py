@@ -1,0 +1,58 @@
+"""The queue: an RQ entry says "look at attempt 3 of job 17". Redis holds nothing that the table cannot give again.
+
+RQ's own retry, stop and time limit are not used (research: reliability, section 0).
+"""
+
+from __future__ import annotations
+
+import redis
+import structlog
+from rq import Queue as RqQueue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+ORDER = ("first", "high", "normal")
+ENTRY = "worker.run_training_job"
+log = structlog.get_logger()
+
+
+class Queue:
+    def __init__(self, redis_url: str) -> None:
+        self.connection = redis.Redis.from_url(redis_url, socket_connect_timeout=2)
+
+    def push(self, job_id: int, attempt: int, rank: str) -> bool:
+        """Enqueue one attempt; False when Redis is away, in which case the clock pushes it again."""
+        try:
+            self._queue(rank).enqueue(
+                ENTRY, job_id, attempt, job_id=entry_id(job_id, attempt), job_timeout=-1, result_ttl=0, failure_ttl=0
+            )
+        except redis.RedisError as error:
+            log.warning("queue_away", job=job_id, error=str(error))
+            return False
+        return True
+
+    def holds(self, job_id: int, attempt: int) -> bool:
+        """Whether the entry still waits to be taken; True when Redis cannot be asked.
+
+        One that was taken counts as gone: a second push is harmless, because a claim is a compare-and-set.
+        """
+        try:
+            job = Job.fetch(entry_id(job_id, attempt), connection=self.connection, serializer=JSONSerializer)
+            return job.get_status() == JobStatus.QUEUED
+        except NoSuchJobError:
+            return False
+        except redis.RedisError:
+            return True
+
+    def all(self) -> list[RqQueue]:
+        """Every queue, the one to be emptied first in front."""
+        return [self._queue(rank) for rank in ORDER]
+
+    def _queue(self, rank: str) -> RqQueue:
+        return RqQueue(f"training-{rank}", connection=self.connection, serializer=JSONSerializer)
+
+
+def entry_id(job_id: int, attempt: int) -> str:
+    """The id of a queue entry: unique by job and attempt."""
+    return f"job-{job_id}-{attempt}"

@@ -1,0 +1,52 @@
+"""The main job: ordering a training, running it through its attempts, taking in what it reports.
+
+submit     check, price and order            orders    stop, resume, retry, cancel
+attempts   claim, lease, end, settle         dispatch  letting workers and machines know
+record     store reports, charge minutes     events    rows with the job's next number
+queries    read                              show      as the API and pages see it
+watch      leases, absent machines           estimate  time and price before the start
+"""
+
+from services.training_jobs.attempts import Final, claim, end, order_of, renew, spec_of, token_opens
+from services.training_jobs.dispatch import push_again
+from services.training_jobs.orders import cancel, resume, retry, stop
+from services.training_jobs.queries import events_after, get_for, list_for, log_of, log_tail, owner_of, series_of
+from services.training_jobs.record import record
+from services.training_jobs.show import iso, receipt, summaries, summary, whole
+from services.training_jobs.submit import Order, create, price
+from services.training_jobs.watch import end_forgotten, end_lost_attempts, give_up_machines, mark_disconnected
+
+__all__ = [
+    "Final",
+    "Order",
+    "cancel",
+    "claim",
+    "create",
+    "end",
+    "end_forgotten",
+    "end_lost_attempts",
+    "events_after",
+    "get_for",
+    "give_up_machines",
+    "iso",
+    "list_for",
+    "log_of",
+    "log_tail",
+    "mark_disconnected",
+    "order_of",
+    "owner_of",
+    "price",
+    "push_again",
+    "receipt",
+    "record",
+    "renew",
+    "resume",
+    "retry",
+    "series_of",
+    "spec_of",
+    "stop",
+    "summaries",
+    "summary",
+    "token_opens",
+    "whole",
+]

@@ -1,0 +1,83 @@
+"""Letting the worker or a machine know of queued jobs. Never the truth: whoever looks later finds the same in the table."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import func, select, update
+
+from models.accounts import User
+from models.base import after_commit, changed, db, end_read, now, transaction
+from models.training_jobs import RUNNING_STATES, TrainingJob
+from services import agents, credits, subscriptions
+from services.gateways import gateways
+
+LOST_AFTER = timedelta(seconds=10)
+
+
+def let_know(job: TrainingJob) -> None:
+    """A job was queued."""
+    if job.agent_id is not None:
+        agents.nudge(job.agent_id)
+    else:
+        _dispatch(job.user_id)
+
+
+def more_for(job: TrainingJob) -> None:
+    """A job has ended: its machine, or its owner's share of the server, may be free for the next."""
+    let_know(job)
+
+
+def push_again() -> int:
+    """Push what waits for the server and is in no queue: a share became free, or Redis lost it. Answers how many."""
+    waiting = select(TrainingJob).where(TrainingJob.state == "queued", TrainingJob.agent_id.is_(None))
+    count = 0
+    for user_id in sorted({job.user_id for job in db.session.scalars(waiting) if job.dispatched_at is None}):
+        with transaction():
+            _dispatch(user_id)
+    lost = waiting.where(TrainingJob.dispatched_at < now() - LOST_AFTER)
+    candidates = [(job.id, job.attempt, _rank(job.user_id)) for job in db.session.scalars(lost)]
+    end_read()
+    for job_id, attempt, rank in candidates:
+        if not gateways().queue.holds(job_id, attempt):
+            gateways().queue.push(job_id, attempt, rank)
+            count += 1
+    return count
+
+
+def _dispatch(user_id: int) -> None:
+    """Push the oldest queued jobs of a member, as many as the plan lets run at once."""
+    credits.lock(user_id)  # nobody else counts the same share at the same time
+    busy = db.session.scalar(
+        select(func.count(TrainingJob.id)).where(
+            TrainingJob.user_id == user_id, TrainingJob.agent_id.is_(None),
+            TrainingJob.state.in_(RUNNING_STATES) | ((TrainingJob.state == "queued") & TrainingJob.dispatched_at.is_not(None)),
+        )
+    )  # fmt: skip
+    free = _limits(user_id)["server_jobs"] - (busy or 0)
+    waiting = (
+        select(TrainingJob)
+        .where(
+            TrainingJob.user_id == user_id, TrainingJob.agent_id.is_(None), TrainingJob.state == "queued",
+            TrainingJob.dispatched_at.is_(None),
+        )
+        .order_by(TrainingJob.id)
+        .limit(max(0, free))
+    )  # fmt: skip
+    for job in db.session.scalars(waiting).all():
+        moved = changed(
+            update(TrainingJob)
+            .where(TrainingJob.id == job.id, TrainingJob.attempt == job.attempt, TrainingJob.dispatched_at.is_(None))
+            .values(dispatched_at=now())
+        )
+        if moved:
+            after_commit(partial(gateways().queue.push, job.id, job.attempt, _rank(user_id)))
+
+
+def _limits(user_id: int) -> dict[str, int]:
+    return dict(subscriptions.current(db.session.get_one(User, user_id)).plan.limits)
+
+
+def _rank(user_id: int) -> str:
+    return str(_limits(user_id)["queue"] or "normal")

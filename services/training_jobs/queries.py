@@ -1,0 +1,133 @@
+"""Reading jobs: one, many, what was reported about one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import func, select
+
+from models.accounts import User
+from models.base import db
+from models.training_jobs import Attempt, TrainingEvent, TrainingJob
+from services.errors import NotFound
+
+
+def get_for(actor: User, job_id: int) -> TrainingJob:
+    """One job of this member. Raises NotFound."""
+    job = db.session.get(TrainingJob, job_id)
+    if job is None or job.user_id != actor.id:
+        raise NotFound("You have no such training job.")
+    return job
+
+
+def owner_of(job_id: int) -> int:
+    """Whose job it is."""
+    return db.session.get_one(TrainingJob, job_id).user_id
+
+
+def list_for(
+    actor: User, limit: int = 50, before: int | None = None, states: tuple[str, ...] = (), dataset_id: int | None = None
+) -> list[TrainingJob]:
+    """The jobs of a member, newest first."""
+    query = select(TrainingJob).where(TrainingJob.user_id == actor.id).order_by(TrainingJob.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(TrainingJob.id < before)
+    if states:
+        query = query.where(TrainingJob.state.in_(states))
+    if dataset_id is not None:
+        query = query.where(TrainingJob.dataset_version.has(dataset_id=dataset_id))
+    return list(db.session.scalars(query))
+
+
+def locked(job_id: int) -> TrainingJob:
+    """The row of a job, nobody else writing it until the transaction ends. Jobs are locked before wallets."""
+    query = select(TrainingJob).where(TrainingJob.id == job_id).with_for_update(of=TrainingJob)
+    job = db.session.scalar(query.execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound("There is no such training job.")
+    return job
+
+
+def attempt_of(job_id: int, number: int) -> Attempt:
+    """One attempt of a job. Raises NotFound."""
+    attempt = db.session.scalar(select(Attempt).where(Attempt.job_id == job_id, Attempt.number == number))
+    if attempt is None:
+        raise NotFound("There is no such attempt.")
+    return attempt
+
+
+def events_after(job_id: int, number: int, limit: int = 500) -> list[TrainingEvent]:
+    """What was stored after event `number`, in order."""
+    query = select(TrainingEvent).where(TrainingEvent.job_id == job_id, TrainingEvent.number > number)
+    return list(db.session.scalars(query.order_by(TrainingEvent.number).limit(limit)))
+
+
+def log_of(job_id: int, attempt: int | None = None) -> Iterator[str]:
+    """The log in the order it was stored, piece by piece."""
+    query = select(TrainingEvent.payload).where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "log")
+    if attempt is not None:
+        query = query.where(TrainingEvent.attempt == attempt)
+    for payload in db.session.scalars(query.order_by(TrainingEvent.number).execution_options(yield_per=500)):
+        yield payload["text"]
+
+
+def log_tail(job_id: int, lines: int = 200) -> str:
+    """The last lines of the log."""
+    query = select(TrainingEvent.payload).where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "log")
+    newest = list(db.session.scalars(query.order_by(TrainingEvent.number.desc()).limit(lines)))
+    text = "".join(payload["text"] for payload in reversed(newest))
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def series_of(job_id: int, points: int | None = None) -> dict[str, list[list[float | int | None]]]:
+    """Every curve as [step, value] pairs in step order; a step trained again after a resume counts once, the newest.
+
+    With `points`, a long training is sampled: records at even distances and the last one, about as many points in all.
+    """
+    mine = (TrainingEvent.job_id == job_id, TrainingEvent.stream == "metrics")
+    query = select(TrainingEvent.payload).where(*mine).order_by(TrainingEvent.number)
+    if points and (stride := _stride(job_id, points)) > 1:
+        last = select(func.max(TrainingEvent.number)).where(*mine).scalar_subquery()
+        query = query.where((TrainingEvent.seq % stride == 1) | (TrainingEvent.number == last))
+    curves: dict[str, dict[int, float | None]] = {}
+    for payload in db.session.scalars(query):
+        for name, values in payload["values"].items():
+            curve = curves.setdefault(name, {})
+            for step, value in zip(payload["steps"], values, strict=True):
+                if value is not None or name == "loss":
+                    curve[step] = value
+    series = {name: [[step, value] for step, value in sorted(curve.items())] for name, curve in curves.items()}
+    return {name: thin(curve, points) for name, curve in series.items()} if points else series
+
+
+def _stride(job_id: int, points: int) -> int:
+    """Which share of the metrics records is enough for so many points: reading all of a night's takes too long."""
+    newest = (
+        select(TrainingEvent.seq, TrainingEvent.payload)
+        .where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "metrics")
+        .order_by(TrainingEvent.number.desc())
+        .limit(1)
+    )
+    row = db.session.execute(newest).first()
+    if row is None:
+        return 1
+    steps_a_record = max(1, len(row.payload["steps"]))
+    return max(1, row.seq * steps_a_record // points)
+
+
+def thin(curve: list[list[Any]], points: int) -> list[list[Any]]:
+    """Keep the shape of a long curve: of each stretch its lowest and its highest point, and both ends."""
+    if len(curve) <= points:
+        return curve
+    stretch = max(1, len(curve) * 2 // points)
+    kept = [curve[0]]
+    for start in range(1, len(curve) - 1, stretch):
+        part = curve[start : min(start + stretch, len(curve) - 1)]
+        ends = {id(point): point for point in (min(part, key=_value), max(part, key=_value))}
+        kept += sorted(ends.values(), key=lambda point: point[0])
+    return [*kept, curve[-1]]
+
+
+def _value(point: list[Any]) -> float:
+    return float("-inf") if point[1] is None else point[1]

@@ -1,0 +1,121 @@
+"""Taking in what runners report: stored once, acknowledged after the commit, charged by the server's clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from models.base import now, transaction
+from models.training_jobs import Attempt, TrainingJob
+from services import credits
+from services.training_jobs import attempts, events
+from services.training_jobs.queries import attempt_of
+
+STAGES = ("prepare", "train", "upload", "done")
+KEPT_FACTS = 131_072  # characters of JSON
+
+
+def record(job_id: int, number: int, stream: str, first: int, items: list[Any]) -> int:
+    """Store records `first`, `first + 1`, ... of a stream; those stored before are left alone.
+
+    Answers the last number that is stored without a hole: lower than what was sent when something before it is missing.
+    Raises Conflict (`stale_attempt`) for an attempt that is over, Invalid for a record of the wrong shape.
+    """
+    payloads = [events.checked(stream, item) for item in items]
+    with transaction():
+        job = attempts.require_running(job_id, number)
+        attempt = attempt_of(job_id, number)
+        stored = attempt.stored.get(stream, 0)
+        new = payloads[max(0, stored + 1 - first) :]
+        if first > stored + 1 or not new:
+            return stored
+        start = max(first, stored + 1)
+        events.append(job, number, stream, start, new)
+        attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
+        attempt.lease_until = now() + attempts.LEASE
+        job.disconnected_since = None
+        _take_in(job, attempt, stream, new)
+        return start + len(new) - 1
+
+
+def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dict[str, Any]]) -> None:
+    before = (job.state, job.stage)
+    for payload in payloads:
+        if stream == "metrics":
+            _metrics(job, attempt, payload)
+        elif stream == "event":
+            _event(job, payload)
+    if before != (job.state, job.stage):
+        events.status(job)
+
+
+def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
+    if not payload["steps"]:
+        return
+    job.step = payload["steps"][-1]
+    losses = [loss for loss in payload["values"].get("loss", []) if loss is not None]
+    job.loss = losses[-1] if losses else job.loss
+    if attempt.first_step_at is None:
+        attempt.first_step, attempt.first_step_at = payload["steps"][0], now()
+    if job.state == "starting":
+        job.state, job.stage = "training", "train"
+    attempt.last_step_at = now()
+    seconds = (attempt.last_step_at - attempt.first_step_at).total_seconds()
+    if seconds > 0 and job.step > (attempt.first_step or 0):
+        job.steps_per_second = (job.step - (attempt.first_step or 0)) / seconds
+    if job.on_server:
+        _meter(job, attempt, int(seconds // 60) + 1)
+
+
+def _event(job: TrainingJob, payload: dict[str, Any]) -> None:
+    kind = payload["kind"]
+    if kind == "stage" and payload.get("stage") in STAGES:
+        job.stage = payload["stage"]
+        if _is_step(payload.get("total_steps")):
+            job.total_steps = payload["total_steps"]
+        if job.stage == "train" and job.state == "starting":
+            job.state = "training"
+        elif job.stage == "upload":
+            job.state = "uploading"
+    elif kind == "facts":
+        _keep_facts(job, {name: value for name, value in payload.items() if name != "kind"})
+    elif kind == "checkpoint" and _is_step(payload.get("step")):
+        _keep_facts(job, {"checkpoint_step": payload["step"]})
+    elif kind == "system" and isinstance(payload.get("memory_bytes"), (int, float)):
+        job.memory_bytes = min(float(payload["memory_bytes"]), 1e18)
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _keep_facts(job: TrainingJob, told: dict[str, Any]) -> None:
+    """Facts stay with the job's row, so there is an end to how many a runner can tell."""
+    facts = {**job.facts, **told}
+    if len(json.dumps(facts)) <= KEPT_FACTS:
+        job.facts = facts
+
+
+def _meter(job: TrainingJob, attempt: Attempt, minutes: int) -> None:
+    """Charge each started minute between the first step and the last once, extending the hold before a minute it lacks."""
+    while attempt.minutes_charged < minutes and job.stop_mode not in ("out_of_credits", "at_most"):
+        if job.charged - job.refunded + job.price_per_minute > job.at_most:
+            job.stop_mode = "at_most"
+        elif not _covered(job, attempt):
+            job.stop_mode = "out_of_credits"
+        else:
+            attempt.minutes_charged += 1
+            credits.tick(job.user_id, job.id, attempt.number, attempt.minutes_charged, job.price_per_minute)
+            job.charged += job.price_per_minute
+
+
+def _covered(job: TrainingJob, attempt: Attempt) -> bool:
+    """Whether the hold has the next minute in it, after an extension if need be."""
+    lacking = job.price_per_minute - credits.held_for(job.id, attempt.number)
+    if lacking <= 0:
+        return True
+    attempt.extensions += 1
+    key = f"hold:{job.id}:{attempt.number}:{attempt.extensions}"
+    return not credits.hold(
+        job.user_id, job.id, attempt.number, lacking, key=key, reason=f"Held for “{job.name}”"
+    ).refused

@@ -1,0 +1,209 @@
+"""Files on their way in, in pieces and resumable (after the tus protocol): create, append at an offset, complete."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy import delete, func, select, update
+
+from models.accounts import User
+from models.base import add, after_commit, changed, db, end_read, now, transaction
+from models.uploads import Upload
+from services import subscriptions
+from services.errors import Conflict, DomainError, Invalid, NotFound, TooLarge
+from services.gateways import gateways
+from services.gateways.storage import sha256_of
+
+CHUNK_BYTES = 8 * 1024 * 1024
+OPEN_AT_ONCE = 10
+KEPT = timedelta(days=7)
+RESERVE_BYTES = 512 * 1024 * 1024
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def create(actor: User, name: str, size: int, sha256: str | None = None) -> Upload:
+    """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, Conflict with too many open."""
+    allowed = subscriptions.limit(actor, "upload_bytes")
+    if size > allowed:
+        raise too_large(size, allowed)
+    waiting = db.session.scalar(
+        select(func.count(Upload.id)).where(
+            Upload.user_id == actor.id, Upload.state == "open", Upload.job_id.is_(None), Upload.expires_at > now()
+        )
+    )
+    if (waiting or 0) >= OPEN_AT_ONCE:
+        raise Conflict(f"You have {OPEN_AT_ONCE} unfinished uploads. Finish one, or wait until they expire.")
+    return _create(actor.id, name, size, sha256)
+
+
+def create_for_attempt(user_id: int, job_id: int, attempt: int, name: str, size: int, sha256: str | None) -> Upload:
+    """Begin the upload of an artifact by the runner that holds the attempt; the same file asked again is the same upload."""
+    known = db.session.scalar(
+        select(Upload).where(
+            Upload.job_id == job_id, Upload.attempt == attempt, Upload.name == name, Upload.size == size,
+            Upload.sha256 == sha256,
+        )
+    )  # fmt: skip
+    return known or _create(user_id, name, size, sha256, job_id, attempt)
+
+
+def get_for(actor: User, upload_id: str) -> Upload:
+    """One upload of this member. Raises NotFound."""
+    upload = db.session.get(Upload, upload_id)
+    if upload is None or upload.user_id != actor.id or upload.job_id is not None or upload.expires_at <= now():
+        raise NotFound("There is no such upload. It may have expired; start it again.")
+    return upload
+
+
+def get_for_attempt(job_id: int, attempt: int, upload_id: str) -> Upload:
+    """One upload of this attempt. Raises NotFound."""
+    upload = db.session.get(Upload, upload_id)
+    if upload is None or (upload.job_id, upload.attempt) != (job_id, attempt):
+        raise NotFound("There is no such upload.")
+    return upload
+
+
+def append(upload: Upload, offset: int, body: BinaryIO) -> int:
+    """Write a piece at `offset`; answers the new offset. Raises Conflict (with the right `offset`) and TooLarge."""
+    upload_id, size, path = upload.id, upload.size, path_of(upload)
+    if upload.state != "open" or offset != upload.offset:
+        raise Conflict(
+            f"The next byte of this upload is number {upload.offset}.", code="wrong_offset", offset=upload.offset
+        )
+    end_read()
+    piece = body.read(min(CHUNK_BYTES, size - offset) + 1)
+    end = offset + len(piece)
+    if end > size:
+        raise TooLarge(f"The upload was announced with {size} bytes and this piece goes beyond them.")
+    with transaction():
+        if not changed(
+            update(Upload)
+            .where(Upload.id == upload_id, Upload.offset == offset, Upload.state == "open")
+            .values(offset=end)
+        ):
+            raise Conflict("This piece was written already. Ask for the offset and go on.", code="wrong_offset")
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            file.write(piece)
+    return end
+
+
+def complete(upload: Upload) -> Upload:
+    """Check the size and the hash of a finished upload. Raises Conflict and Invalid; safe to call again."""
+    if upload.state == "complete":
+        return upload
+    if upload.offset != upload.size:
+        raise Conflict(
+            f"{upload.size - upload.offset} bytes are missing; the next byte is number {upload.offset}.",
+            code="wrong_offset", offset=upload.offset,
+        )  # fmt: skip
+    path = path_of(upload)
+    end_read()
+    found = sha256_of(path)
+    if upload.sha256 and upload.sha256 != found:
+        with transaction():
+            db.session.execute(update(Upload).where(Upload.id == upload.id).values(offset=0))
+        raise Invalid(
+            "The bytes that arrived are not the ones announced (sha256 differs). Send the file again.", code="damaged"
+        )
+    with transaction():
+        changed(update(Upload).where(Upload.id == upload.id).values(state="complete", sha256=found))
+    return db.session.get_one(Upload, upload.id)
+
+
+def receive(actor: User, name: str, body: BinaryIO) -> Upload:
+    """Take a whole file in one go, as a form sends it. Raises TooLarge above the plan's limit."""
+    allowed = subscriptions.limit(actor, "upload_bytes")
+    end_read()
+    arriving = _folder() / f"{uuid.uuid4()}.partial"
+    hashed, size = hashlib.sha256(), 0
+    try:
+        with open(arriving, "wb") as file:
+            while piece := body.read(1 << 20):
+                size += len(piece)
+                if size > allowed:
+                    raise too_large(size, allowed)
+                hashed.update(piece)
+                file.write(piece)
+        upload = _create(actor.id, name, size, hashed.hexdigest())
+        os.replace(arriving, path_of(upload))
+        with transaction():
+            changed(update(Upload).where(Upload.id == upload.id).values(offset=size, state="complete"))
+        return db.session.get_one(Upload, upload.id)
+    finally:
+        arriving.unlink(missing_ok=True)
+
+
+def forget(upload: Upload) -> None:
+    """Remove an upload whose content is kept elsewhere now, or is not wanted; its file goes after the commit."""
+    after_commit(partial(path_of(upload).unlink, missing_ok=True))
+    db.session.execute(delete(Upload).where(Upload.id == upload.id))
+
+
+def expire() -> int:
+    """Remove uploads nobody finished or used in time. Answers how many."""
+    gone = list(db.session.scalars(select(Upload).where(Upload.expires_at <= now()).limit(500)))
+    with transaction():
+        for upload in gone:
+            forget(upload)
+    return len(gone)
+
+
+def path_of(upload: Upload) -> Path:
+    """Where the bytes lie until they find their place."""
+    return _folder() / upload.id
+
+
+def too_large(size: int, allowed: int) -> TooLarge:
+    """The refusal of a file above the plan's limit."""
+    return TooLarge(
+        f"This file is {_megabytes(size)} and your plan takes files up to {_megabytes(allowed)}. "
+        "Split it, or choose a plan with a higher limit.",
+        {"file": f"At most {_megabytes(allowed)} on your plan."}, limit_bytes=allowed,
+    )  # fmt: skip
+
+
+def _create(
+    user_id: int, name: str, size: int, sha256: str | None, job_id: int | None = None, attempt: int | None = None
+) -> Upload:
+    fields = {}
+    if not name or len(name) > 255 or any(ord(char) < 32 for char in name):
+        fields["name"] = "Give the file's name, of at most 255 characters."
+    if size < 1:
+        fields["size"] = "The file is empty: there is nothing to upload."
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        fields["sha256"] = "This is not a SHA-256 in lower-case hexadecimal digits."
+    if fields:
+        raise Invalid(next(iter(fields.values())), fields)
+    if gateways().storage.free_bytes() - size < RESERVE_BYTES:
+        raise DiskFull("The server's disk has no room for this file now. Try again later, or tell its operator.")
+    with transaction():
+        upload = add(
+            Upload(id=str(uuid.uuid4()), user_id=user_id, name=name, size=size, sha256=sha256, job_id=job_id,
+                   attempt=attempt, expires_at=now() + KEPT)
+        )  # fmt: skip
+        path_of(upload).touch()
+    return upload
+
+
+class DiskFull(DomainError):
+    """No room for a file; becomes status 507."""
+
+    code = "disk_full"
+
+
+def _folder() -> Path:
+    folder = gateways().storage.root / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size / 1e6, 0.1):.1f} MB"
