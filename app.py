@@ -1,0 +1,80 @@
+"""The application: `create_app` puts the parts together; `python app.py` runs a whole yard on one machine."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+import structlog
+from flask import Flask
+from flask_migrate import Migrate
+from flask_sock import Sock
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter, Map
+
+import models  # noqa: F401 - every table is known to the migrations
+import routes
+from models.base import db
+from services import yard
+from services.config import Settings
+from services.gateways import open_gateways
+from services.reconcile import reconcile
+
+migrate = Migrate(render_as_batch=True)
+
+
+class Id(IntegerConverter):
+    """A number that can be an id: no database is asked for one it cannot hold."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=2**31 - 1)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The web application, ready to serve."""
+    settings = settings or Settings.from_env()
+    _log(settings.log_level)
+    app = Flask(__name__)
+    app.config.update(
+        SECRET_KEY=settings.secret_key, SQLALCHEMY_DATABASE_URI=settings.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": not settings.database_url.startswith("sqlite")},
+        MAX_CONTENT_LENGTH=1024 * 1024, MAX_FORM_MEMORY_SIZE=500_000, MAX_FORM_PARTS=1000,
+        SESSION_COOKIE_NAME="session", SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.is_https, PERMANENT_SESSION_LIFETIME=30 * 86400,
+        SOCK_SERVER_OPTIONS={"max_message_size": 65_536, "ping_interval": None},
+    )  # fmt: skip
+    app.url_map.strict_slashes = False
+    app.url_map.converters["int"] = Id
+    if settings.trust_proxy:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
+    db.init_app(app)
+    migrate.init_app(app, db)
+    open_gateways(app, settings)
+    routes.init_app(app, Sock(app))
+    app.cli.command("credits-reconcile")(credits_reconcile)
+    return app
+
+
+def credits_reconcile() -> None:
+    """Check every invariant of the ledger; print what is broken and exit with 1 if anything is."""
+    broken = reconcile()
+    for sentence in broken:
+        click.echo(sentence)
+    click.echo(f"{len(broken)} breaks found." if broken else "Every account, wallet, operation and job adds up.")
+    sys.exit(1 if broken else 0)
+
+
+def _log(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    yard.run(create_app)

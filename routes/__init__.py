@@ -1,0 +1,90 @@
+"""How one asks: parse, call one verb, answer. This table says who may enter each room; what is not in it does not exist.
+
+A blueprint may stand in the table twice: once for its pages, once under /api/ for programs. The views are the same, the
+verbs are the same, only the answer differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Flask, request
+from flask_sock import Sock
+
+from models.base import end_read
+from routes import (
+    accounts,
+    agents,
+    agents_socket,
+    api_keys,
+    attempts,
+    dashboard,
+    datasets,
+    errors,
+    filters,
+    guards,
+    idempotency,
+    limits,
+    model_versions,
+    pages,
+    security,
+    subscriptions,
+    training_jobs,
+    uploads,
+)
+from services.gateways import gateways
+
+# blueprint, name, URL prefix, guard
+BLUEPRINTS: list[tuple[Blueprint, str, str, Callable[[], Any]]] = [
+    (pages.bp, "pages", "", guards.public),
+    (accounts.doors, "accounts", "", guards.public),
+    (accounts.bp, "account", "/account", guards.signed_in),
+    (api_keys.bp, "api_keys", "/keys", guards.signed_in),
+    (api_keys.bp, "api_api_keys", "/api/keys", guards.signed_in),
+    (subscriptions.shop, "plans", "", guards.public),
+    (subscriptions.bp, "subscriptions", "", guards.signed_in),
+    (subscriptions.bp, "api_subscriptions", "/api", guards.signed_in),
+    (dashboard.bp, "dashboard", "/dashboard", guards.signed_in),
+    (datasets.bp, "datasets", "/datasets", guards.signed_in),
+    (datasets.bp, "api_datasets", "/api/datasets", guards.signed_in),
+    (uploads.bp, "uploads", "/api/uploads", guards.uploader),
+    (training_jobs.overview, "ai_training", "/ai-training", guards.signed_in),
+    (training_jobs.bp, "training_jobs", "/training-jobs", guards.signed_in),
+    (training_jobs.bp, "api_training_jobs", "/api/training-jobs", guards.signed_in),
+    (model_versions.bp, "model_versions", "/models", guards.signed_in),
+    (model_versions.bp, "api_model_versions", "/api/models", guards.signed_in),
+    (agents.bp, "agents", "/agents", guards.signed_in),
+    (agents.bp, "api_agents", "/api/agents", guards.signed_in),
+    (agents.program, "agent_program", "", guards.public),
+    (agents_socket.bp, "agents_socket", "/agent", guards.machine),
+    (attempts.bp, "attempts", "/api/agents/jobs", guards.attempt),
+]
+
+
+def init_app(app: Flask, sock: Sock) -> None:
+    """Register every room with its guard, and what surrounds all of them."""
+    guards.init_app(app)
+    limits.init_app(app, _settings(app))
+    idempotency.init_app(app)
+    errors.init_app(app)
+    filters.init_app(app)
+    security.init_app(app)
+    agents_socket.register(app, sock)
+    guard_of = {name: guard for _, name, _, guard in BLUEPRINTS}
+    for blueprint, name, prefix, _ in BLUEPRINTS:
+        app.register_blueprint(blueprint, name=name, url_prefix=prefix or None)
+    app.before_request(lambda: _guard(guard_of))
+
+
+def _guard(guard_of: dict[str, Callable[[], Any]]) -> Any:
+    if request.blueprint is None:  # static files, and addresses that do not exist
+        return None
+    answer = guard_of[request.blueprint]()
+    end_read()  # whoever asks may take their time to send the rest
+    return answer
+
+
+def _settings(app: Flask) -> Any:
+    with app.app_context():
+        return gateways().settings

@@ -1,0 +1,163 @@
+"""Reading what was asked and answering it: the same schema for form and JSON, the same verb, a page or JSON back."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from flask import jsonify, redirect, render_template, request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from werkzeug.wrappers import Response
+
+from services.errors import Conflict, Forbidden, Invalid, PaymentNeeded, Unauthorized, Unavailable
+
+Schema = TypeVar("Schema", bound=BaseModel)
+STATUS_SHOWN_IN_FORM = {
+    Invalid: 422,
+    Conflict: 409,
+    Unauthorized: 401,
+    Forbidden: 403,
+    PaymentNeeded: 402,
+    Unavailable: 503,
+}
+MOST_IN_A_LIST = 200
+
+
+class Given(BaseModel):
+    """What every schema shares: unknown fields are left out, numbers must be numbers."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=False, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_text_that_is_none(cls, given: Any) -> Any:
+        """NUL and lone surrogates are no text: databases and files cannot keep them."""
+        if fault := _text_fault(given):
+            raise ValueError(fault)
+        return given
+
+
+class NotJson(Invalid):
+    """A body that cannot be read; becomes 400."""
+
+    code = "not_json"
+
+
+Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+def _text_fault(given: Any) -> str | None:
+    if isinstance(given, str):
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            return "The text holds half a character (a lone surrogate). Send it as UTF-8."
+        return "The text holds a NUL character. Leave it out." if "\0" in given else None
+    parts = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    return next((fault for name, part in parts if (fault := _text_fault(name) or _text_fault(part))), None)
+
+
+def wants_json() -> bool:
+    """Whether the answer is for a program: under /api/, or a request that sends or asks for JSON."""
+    if request.path.startswith("/api/") or request.is_json:
+        return True
+    accept = request.accept_mimetypes
+    return accept["application/json"] > accept["text/html"]
+
+
+def read(schema: type[Schema]) -> Schema:
+    """The body as `schema`. Raises NotJson, or Invalid with a sentence for each field."""
+    given = _json_body() if request.is_json else _form_body()
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        fields = {".".join(str(part) for part in fault["loc"]): _sentence(fault) for fault in error.errors()}
+        raise Invalid(fields.pop("", None) or "Some of what was sent cannot be used.", fields) from None
+
+
+def answer(data: Any, status: int = 200, *, page: str | None = None, to: str | None = None, **context: Any) -> Response:
+    """JSON for programs; for people the page, or a redirect."""
+    if wants_json():
+        response = jsonify(data)
+        response.status_code = status
+        return response
+    if to is not None:
+        return redirect(to, code=303)
+    assert page is not None
+    return Response(render_template(page, **context), status=status, mimetype="text/html")
+
+
+def form(page: str, context: Callable[[], dict[str, Any]] = dict) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Show `page` again, with what was given and the sentences beside the fields, when the view refuses a form."""
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(view)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return view(*args, **kwargs)
+            except tuple(STATUS_SHOWN_IN_FORM) as error:
+                if wants_json() or request.method == "GET" or "ways" in error.details:
+                    raise  # for programs, or onto a page of its own
+                return shown_again(page, error, **context())
+
+        return wrapped
+
+    return decorate
+
+
+def shown_again(page: str, error: Exception, **context: Any) -> Response:
+    """A refused form with its values."""
+    fields = getattr(error, "fields", None) or error.details.get("fields", {})  # type: ignore[attr-defined]
+    errors = {"": error.message, **fields}  # type: ignore[attr-defined]
+    status = next(code for kind, code in STATUS_SHOWN_IN_FORM.items() if isinstance(error, kind))
+    values = {name: value for name, value in request.form.items() if "password" not in name}
+    html = render_template(page, form=values, errors=errors, **context)
+    return Response(html, status=status, mimetype="text/html")
+
+
+def page_of_list() -> tuple[int, int | None]:
+    """`?limit=&before=` of a list. Raises Invalid."""
+    limit, before = request.args.get("limit", "50"), request.args.get("before")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit)):
+        raise Invalid.of(limit="`limit` is a whole number from 1 to 200.")
+    if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
+        raise Invalid.of(before="`before` is the id of the last one you have.")
+    return min(int(limit), MOST_IN_A_LIST), int(before) if before else None
+
+
+def _json_body() -> Any:
+    try:
+        given = json.loads(request.get_data(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(f"The body is not JSON: {error}.") from None
+    if not isinstance(given, dict):
+        raise NotJson("The body must be a JSON object.")
+    return given
+
+
+def _form_body() -> dict[str, Any]:
+    """Fields of a form; an empty one counts as not given."""
+    if request.mimetype not in ("", "application/x-www-form-urlencoded", "multipart/form-data"):
+        raise NotJson(f"Send JSON (Content-Type: application/json) or a form; this was {request.mimetype[:60]}.")
+    return {name: value for name, value in request.form.items() if value != ""}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object names the same field twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _sentence(fault: Any) -> str:
+    if fault["type"] == "missing":
+        return "This is needed."
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return f"{fault['msg']}."

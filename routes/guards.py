@@ -1,0 +1,122 @@
+"""Who may enter. The table in routes/__init__.py names one guard for every blueprint; `public` included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, g, redirect, request, session, url_for
+from flask_login import LoginManager, current_user, login_user
+from werkzeug.wrappers import Response
+
+from models.accounts import User
+from models.api_keys import ApiKey
+from routes.answers import wants_json
+from services import accounts, api_keys, training_jobs
+from services.errors import Forbidden, Unauthorized
+
+login_manager = LoginManager()
+
+
+class ForeignSite(Forbidden):
+    code = "foreign_site"
+
+
+def init_app(app: Flask) -> None:
+    """Let Flask-Login know how to find out who asks, and refuse requests that other sites send."""
+    login_manager.init_app(app)
+    login_manager.user_loader(accounts.by_session)
+    login_manager.request_loader(_by_bearer)
+    app.before_request(_refuse_foreign_site)
+
+
+def begin_session(user: User) -> None:
+    """Log somebody in: a fresh session under a fresh token."""
+    session.clear()
+    session.permanent = True
+    user.session_token = accounts.begin_session(user)  # type: ignore[misc]
+    login_user(user)
+
+
+def actor() -> User:
+    """The member who asks, as a plain object."""
+    user: User = current_user._get_current_object()
+    return user
+
+
+def visitor() -> User | None:
+    """The member who asks, or None on a public page."""
+    return actor() if current_user.is_authenticated else None
+
+
+def public() -> None:
+    """Everybody may enter."""
+
+
+def signed_in() -> Response | None:
+    """A member: by session, or by a key of scope `full`."""
+    if bearer() is not None and not current_user.is_authenticated:
+        raise Unauthorized("This API key is wrong or was revoked. Make a new one on your account page.")
+    if not current_user.is_authenticated:
+        if wants_json() or request.method != "GET":
+            raise Unauthorized("Log in, or send an API key: Authorization: Bearer KEY.")
+        return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
+    if key() and key().scope != "full":  # type: ignore[union-attr]
+        raise Forbidden("A key of scope `agent` only connects a machine. Make one of scope `full`.", code="wrong_scope")
+    return None
+
+
+def machine() -> None:
+    """An agent with a key of either scope, and no browser."""
+    if "Origin" in request.headers:
+        raise ForeignSite("Agents connect here, browsers do not.")
+    if not current_user.is_authenticated or key() is None:
+        raise Unauthorized("This API key is wrong or was revoked. Make a new one on the Agents page.")
+
+
+def attempt() -> None:
+    """The runner of a running attempt, by the attempt's own token."""
+    opened = training_jobs.token_opens(bearer() or "")
+    if opened is None:
+        raise Unauthorized("This token opens nothing: the attempt is over.")
+    g.attempt = opened
+
+
+def uploader() -> Response | None:
+    """A member, or the runner of a running attempt."""
+    if (bearer() or "").startswith("tj_"):
+        attempt()
+        return None
+    return signed_in()
+
+
+def key() -> ApiKey | None:
+    """The API key of this request, if it was made with one."""
+    found: ApiKey | None = g.get("api_key")
+    return found
+
+
+def bearer() -> str | None:
+    """What the Authorization header carries."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
+
+
+def _by_bearer(_request: Any) -> User | None:
+    token = bearer()
+    found = api_keys.identify(token) if token else None
+    g.api_key = found
+    return found.user if found else None
+
+
+def _refuse_foreign_site() -> None:
+    """After Go's CrossOriginProtection: a browser says where a request comes from, and what says nothing is no browser."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        if site not in ("same-origin", "none"):
+            raise ForeignSite("This request came from another site and was not carried out.")
+        return
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        raise ForeignSite("This request came from another site and was not carried out.")

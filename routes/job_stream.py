@@ -1,0 +1,70 @@
+"""The live view of a job as Server-Sent Events (WHATWG HTML, section 9.2): stored events, then whatever comes.
+
+Every stored event carries its number as `id:`, so a browser that lost the connection goes on after the last one it has.
+`status` with the whole job follows whatever changed it, at most twice a second.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, stream_with_context
+
+from models.accounts import User
+from models.base import release
+from models.training_jobs import TrainingEvent
+from services import training_jobs
+from services.gateways import gateways
+
+LOOK_AGAIN_SECONDS = 1.0
+COMMENT_SECONDS = 15.0
+STATUS_SECONDS = 0.5
+CLOSED = ("completed", "failed", "cancelled")
+
+
+def response(actor: User, job_id: int, after: int) -> Response:
+    """Stream the events of a job after number `after` until it is at an end."""
+    stream = stream_with_context(_stream(actor, job_id, after))
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(stream, mimetype="text/event-stream", headers=headers)
+
+
+def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
+    yield "retry: 1000\n\n"
+    spoken = time.monotonic()
+    told, status = 0.0, dict[str, Any]()
+    with gateways().hints.waiting(f"job:{job_id}") as wake:
+        while True:
+            wake.clear()
+            events = training_jobs.events_after(job_id, after)
+            if events or not status:
+                status = training_jobs.summary(training_jobs.get_for(actor, job_id))
+            after = events[-1].number if events else after
+            messages = [_message(event) for event in events if event.stream != "status"]
+            release()
+            yield from messages
+            if events and (time.monotonic() - told > STATUS_SECONDS or any(e.stream == "status" for e in events)):
+                told = time.monotonic()
+                yield _written("status", status, after)
+            if status["status"] in CLOSED and not events:
+                yield _written("end", {"status": status["status"]}, after)
+                return
+            if events:
+                spoken = time.monotonic()
+                continue
+            wake.wait(LOOK_AGAIN_SECONDS)
+            if time.monotonic() - spoken > COMMENT_SECONDS:
+                spoken = time.monotonic()
+                yield ": still here\n\n"
+
+
+def _message(event: TrainingEvent) -> str:
+    name = event.payload.get("kind", "event") if event.stream == "event" else event.stream
+    return _written(str(name), event.payload, event.number)
+
+
+def _written(name: str, data: Any, number: int) -> str:
+    return f"event: {name}\nid: {number}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"

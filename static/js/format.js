@@ -1,0 +1,56 @@
+// The browser's half of the number formats; the server's half are the template filters of the same names.
+(() => {
+  const grouped = new Intl.NumberFormat("en-US");
+
+  const number = (value) => grouped.format(value);
+  const credits = (count) => `${grouped.format(count)} ${count === 1 ? "credit" : "credits"}`;
+
+  function bytes(count) {
+    for (const [unit, size] of [
+      ["TB", 1e12],
+      ["GB", 1e9],
+      ["MB", 1e6],
+      ["kB", 1e3],
+    ]) {
+      if (count >= size) return `${(count / size).toFixed(1).replace(/\.0$/, "")} ${unit}`;
+    }
+    return `${Math.floor(count)} B`;
+  }
+
+  function duration(seconds) {
+    const whole = Math.max(0, Math.floor(seconds));
+    const [days, hours, minutes, rest] = [
+      Math.floor(whole / 86400),
+      Math.floor(whole / 3600) % 24,
+      Math.floor(whole / 60) % 60,
+      whole % 60,
+    ];
+    if (days) return `${days} d ${hours} h`;
+    if (hours) return `${hours} h ${minutes} min`;
+    return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
+  }
+
+  // The words for an instant in the past; null for one still to come.
+  function ago(instant, now = Date.now()) {
+    const seconds = (now - instant.getTime()) / 1000;
+    if (seconds < 0) return null;
+    if (seconds < 10) return "just now";
+    const [unit, size] = [
+      ["d", 86400],
+      ["h", 3600],
+      ["min", 60],
+      ["s", 1],
+    ].find(([, length]) => seconds >= length);
+    return `${Math.floor(seconds / size)} ${unit} ago`;
+  }
+
+  // A loss or another measured value: four significant places, never in exponents where a person reads it.
+  function value(x) {
+    if (x === null || x === undefined || Number.isNaN(x)) return "–";
+    const size = Math.abs(x);
+    if (size !== 0 && size < 0.001) return x.toExponential(2);
+    return x.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4);
+  }
+
+  window.trainyard.format = { number, credits, bytes, duration, ago, value };
+})();

@@ -1,0 +1,141 @@
+// The job page: follows the job's events and keeps every figure true. What has words or buttons is drawn by the server and
+// swapped in when the state changes; numbers, curve and log are written here.
+(() => {
+  const yard = window.trainyard;
+  const { format } = yard;
+  const job = JSON.parse(document.getElementById("job-data").textContent);
+  const FINAL = ["completed", "failed", "cancelled"];
+  const curve = yard.curve(document.querySelector("[data-curve]"), job.series || {});
+  const log = yard.log(document.querySelector("[data-log]"));
+  let shown = stateOf(job);
+  let left = job.eta_seconds ? { seconds: job.eta_seconds, at: Date.now() } : null;
+  let connection = "live";
+  let countsTokens = Boolean(job.series?.tokens_per_second?.length);
+
+  function stateOf(given) {
+    return [
+      given.status,
+      given.stage,
+      given.attempt,
+      given.disconnected_since,
+      given.model_version_id,
+      given.stop_requested,
+      given.error?.message,
+      given.credits?.charged,
+    ].join("|");
+  }
+
+  // --- Figures ---
+  function figure(name, text, unit) {
+    const element = document.querySelector(`[data-figure="${name}"]`);
+    if (!element) return;
+    element.textContent = text;
+    if (unit) element.append(" ", Object.assign(document.createElement("small"), { textContent: unit }));
+  }
+  function progress(given) {
+    const bar = document.querySelector("[data-progress]");
+    if (given.stage === "train" && bar) {
+      bar.value = given.progress || 0;
+      document.querySelector("[data-percent]").textContent = given.progress ? `${Math.round(given.progress)} %` : "";
+    }
+    document.title =
+      given.status === "training" && given.progress
+        ? `${Math.round(given.progress)} % · ${job.name} · Trainyard`
+        : `${job.name} · Trainyard`;
+  }
+  function tick() {
+    if (!left) return;
+    figure("eta", format.duration(Math.max(1, left.seconds - (Date.now() - left.at) / 1000)));
+  }
+  function setLeft(given) {
+    const running = given.status === "training" && !given.disconnected_since;
+    left = running && given.eta_seconds ? { seconds: given.eta_seconds, at: Date.now() } : null;
+    if (left) tick();
+    else figure("eta", "–");
+  }
+
+  // --- Regions drawn by the server ---
+  let refreshing = null;
+  let again = false;
+  async function refresh() {
+    if (refreshing) {
+      again = true;
+      return;
+    }
+    refreshing = yard.refresh().then(markConnection, () => setTimeout(refresh, 3000));
+    await refreshing;
+    refreshing = null;
+    if (again) {
+      again = false;
+      refresh();
+    }
+  }
+  function markConnection() {
+    const mark = document.querySelector("[data-connection]");
+    if (!mark) return;
+    mark.hidden = connection === "ended";
+    mark.classList.toggle("wait", connection === "reconnecting");
+    mark.classList.toggle("go", connection === "live");
+    mark.replaceChildren(
+      connection === "live"
+        ? Object.assign(document.createElement("i"), { className: "pulse" })
+        : yard.icon("refresh"),
+      connection === "live" ? "Live" : "Reconnecting",
+    );
+  }
+
+  // --- Events ---
+  const handlers = {
+    log: (data) => log.append(data.text),
+    metrics(data) {
+      for (const [name, values] of Object.entries(data.values)) {
+        curve.add(name, data.steps, values);
+        const newest = values[values.length - 1];
+        if (!Number.isFinite(newest)) continue;
+        if (name === "loss") figure("loss", newest.toFixed(3));
+        if (name === "tokens_per_second") {
+          countsTokens = true;
+          figure("speed", format.number(Math.round(newest)), "tokens/s");
+        }
+        if (name === "memory_bytes") figure("memory", format.bytes(newest));
+      }
+      if (data.values.loss) figure("step", format.number(data.steps[data.steps.length - 1]));
+    },
+    system(data) {
+      if (data.memory_bytes) figure("memory", format.bytes(data.memory_bytes));
+    },
+    facts() {
+      refresh();
+    },
+    stage(data) {
+      const sentence = document.querySelector("[data-sentence]");
+      if (data.message && sentence) sentence.textContent = data.message;
+      if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
+    },
+    status(data) {
+      if (data.step) figure("step", format.number(data.step));
+      if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
+      if (data.steps_per_second && !countsTokens) figure("speed", data.steps_per_second.toFixed(1), "steps/s");
+      progress(data);
+      setLeft(data);
+      const state = stateOf(data);
+      if (state === shown) return;
+      if (state.split("|")[0] !== shown.split("|")[0]) yard.say(`${job.name}: ${data.status}`);
+      shown = state;
+      refresh();
+    },
+    end(data) {
+      if (FINAL.includes(data.status)) stream.end();
+      refresh();
+    },
+  };
+  const stream = FINAL.includes(job.status)
+    ? null
+    : yard.follow(`/api/training-jobs/${job.id}/events`, job.last_event, handlers, (state) => {
+        const was = connection;
+        connection = state;
+        markConnection();
+        if (was === "reconnecting" && state === "live") refresh();
+      });
+  setInterval(tick, 1000);
+})();

@@ -1,0 +1,213 @@
+"""Our own processes beside the web: `python worker.py` trains, `python worker.py --clock` keeps the schedule.
+
+The worker imports torch once and then forks for every job, so a job reaches its first step in a second or two. RQ only
+says "look at attempt 3 of job 17"; what happens to it is decided in the database. Three processes work on a job: this
+one, the horse that RQ forks (it executes the runner, like the supervisor on a member's machine), and the training child,
+which the horse forks before it starts a thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+from flask import Flask
+from rq import Worker
+
+from agent import recipes
+from agent.protocol import STREAMS, JobSpec
+from agent.runner import Final, ForkedChild, Say, Spool, run
+from agent.spool import empty_item
+from app import create_app
+from models.base import release
+from services import clock, server_files, training_jobs
+from services.config import BadSetting, Settings
+from services.errors import Conflict, Invalid, NotFound
+from services.gateways import gateways
+from services.gateways.queue import Queue
+
+RENEW_SECONDS = 5.0
+FORWARD_SECONDS = 0.5  # each round costs the training a little of its cores
+GIVE_UP_SECONDS = 72.0  # 80 % of the lease: this worker ends the child before anybody else may begin
+BATCH_BYTES = 262_144
+log = structlog.get_logger()
+
+
+class TrainingWorker(Worker):
+    """Asked to end, it lets the running job save a checkpoint instead of waiting for its end."""
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.horse_pid:
+            os.kill(self.horse_pid, signal.SIGTERM)
+        super().request_stop(signum, frame)
+
+
+class Depot:
+    """Where the server's own runner gets files from and puts them: the same disk. The runner calls it in threads."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def fetch_data(self, spec: JobSpec, folder: Path, say: Say) -> Path:
+        with self._app.app_context():
+            return server_files.data_for(spec, folder)
+
+    def fetch_base(self, spec: JobSpec, folder: Path, say: Say) -> str:
+        with self._app.app_context():
+            return server_files.base_for(spec, folder)
+
+    def deliver(self, spec: JobSpec, output: Path, say: Say) -> None:
+        with self._app.app_context():
+            server_files.deliver(spec, output)
+
+
+class Line:
+    """Carries the spool of an attempt into the database, and the lease and the orders back, in a thread of its own."""
+
+    def __init__(self, app: Flask, spec: JobSpec, spool: Spool) -> None:
+        self._app, self._spec, self._spool = app, spec, spool
+        self._order: str | None = None
+        self._asked_to_end = False
+        self._nudged = False
+        self._ending = threading.Event()
+        self._heard = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
+        self._thread.start()
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+
+    def orders(self) -> str | None:
+        """What the runner has to obey now."""
+        if time.monotonic() - self._heard > GIVE_UP_SECONDS:
+            return "kill"
+        return self._order or ("stop" if self._asked_to_end else None)
+
+    def end(self, _number: int, _frame: FrameType | None) -> None:
+        """SIGTERM: the worker ends, and the job goes on elsewhere from the checkpoint it writes now."""
+        self._asked_to_end = True
+
+    def finish(self, final: Final) -> None:
+        """Send what is left and the end; tries until the database has it."""
+        self._ending.set()
+        self._thread.join()
+        while not self._told_the_end(final):
+            time.sleep(1)
+
+    def _listen(self) -> None:
+        with self._app.app_context(), gateways().hints.waiting(f"orders:{self._spec.job}") as wake:
+            while wake.wait():
+                wake.clear()
+                self._nudged = True
+
+    def _keep(self) -> None:
+        with self._app.app_context():
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        renewed = float("-inf")
+        while not self._ending.is_set():
+            try:
+                self._forward()
+                if time.monotonic() - renewed > RENEW_SECONDS or self._nudged:
+                    self._nudged = False
+                    self._order = training_jobs.renew(self._spec.job, self._spec.attempt)
+                    renewed = self._heard = time.monotonic()
+            except (NotFound, Conflict):  # the attempt is over for the server
+                self._order = "cancel"
+            except Exception as error:  # the database is away; the spool keeps everything
+                log.warning("line_interrupted", job=self._spec.job, error=f"{type(error).__name__}: {error}")
+                time.sleep(1)
+            finally:
+                release()
+            self._ending.wait(FORWARD_SECONDS)
+
+    def _forward(self) -> None:
+        for stream in STREAMS:
+            while True:
+                first, items = self._spool.read(stream, self._spool.acknowledged[stream], BATCH_BYTES)
+                if not items:
+                    break
+                self._spool.acknowledge(stream, self._stored(stream, first, items))
+
+    def _stored(self, stream: str, first: int, items: list[Any]) -> int:
+        try:
+            return training_jobs.record(self._spec.job, self._spec.attempt, stream, first, items)
+        except Invalid as error:  # a record that no page can show must not hold up the others
+            log.error("records_refused", job=self._spec.job, stream=stream, first=first, error=error.message)
+            empty = [empty_item(stream) for _ in items]
+            return training_jobs.record(self._spec.job, self._spec.attempt, stream, first, empty)
+
+    def _told_the_end(self, final: Final) -> bool:
+        try:
+            self._forward()
+            told = self._spool.final or {}
+            end = training_jobs.Final(
+                final.outcome, final.cause, final.message, final.advice, told.get("last"), told.get("log_sha256")
+            )
+            training_jobs.end(self._spec.job, self._spec.attempt, end)
+        except (NotFound, Conflict):
+            return True  # the attempt is over for the server; nobody waits for its end
+        except Exception as error:
+            log.warning("end_not_told", job=self._spec.job, error=f"{type(error).__name__}: {error}")
+            return False
+        finally:
+            release()
+        return True
+
+
+def run_training_job(job_id: int, number: int) -> None:
+    """Execute one attempt; RQ calls it in a process of its own."""
+    child = ForkedChild()  # before create_app: no thread and no connection exists yet
+    os.nice(5)  # the child comes first; reporting can wait a moment
+    app = create_app()
+    with app.app_context():
+        spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
+        release()
+        if spec is None:
+            child.close()
+            return
+        folder = gateways().settings.jobs_dir / str(job_id)
+        spool = Spool(folder / "attempts" / str(number) / "spool")
+        line = Line(app, spec, spool)
+        signal.signal(signal.SIGTERM, line.end)
+        final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform")
+        line.finish(final)
+
+
+def work() -> None:
+    """Load everything a training needs, then wait for jobs."""
+    settings = Settings.from_env()
+    recipes.load("language")
+    queue = Queue(settings.redis_url)
+    worker = TrainingWorker(queue.all(), connection=queue.connection, serializer=queue.all()[0].serializer)
+    log.info("worker_ready", pid=os.getpid())
+    worker.work(logging_level="WARNING")
+
+
+def main() -> int:
+    """The command line; answers the exit code."""
+    parser = argparse.ArgumentParser(description="Train jobs, or keep the schedule.")
+    parser.add_argument("--clock", action="store_true", help="keep the schedule instead of training")
+    try:
+        if parser.parse_args().clock:
+            clock.build(create_app()).start()
+        else:
+            work()
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
