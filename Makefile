@@ -1,0 +1,52 @@
+# `make help` prints what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test demo lint bench screenshots agent clean
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+run: $(VENV)/.installed ## start the whole platform here: Redis, web, worker, clock (PORT, VAR_DIR)
+	@exec $(BIN)/python app.py
+
+demo: $(VENV)/.installed ## train a small model on the server and on an agent, side by side (DATA=file.jsonl)
+	@exec $(BIN)/python tests/demo/demo.py $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.tested ## run every test; Chromium is installed when it is missing and you are root
+	@tests/find_chromium.sh
+	@exec tests/run.sh
+
+lint: $(VENV)/.tested ## ruff, and mypy strict on services, models and agent
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.tested ## measure: start, overhead, lag, pages
+	@tests/find_chromium.sh
+	@exec $(BIN)/python tests/benchmarks/main.py
+
+screenshots: $(VENV)/.tested ## take the pictures in docs/screenshots again
+	@tests/find_chromium.sh
+	@$(BIN)/python -m pytest -q tests/browser/screenshots.py
+
+agent: $(VENV)/.installed ## build the agent as one file, train_agent.pyz, beside this Makefile's var/
+	@$(BIN)/python -m agent.build var/train_agent.pyz
+
+clean: ## remove what was installed and everything written at run time
+	rm -rf $(VENV) var
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	@echo "Installing what the server needs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.tested: tests/requirements.txt $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
+	@touch $@

@@ -1,0 +1,124 @@
+"""The one file that the site offers: it runs anywhere, needs nothing installed, and the same sources give the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.build import build
+from tests.agent import pretend_recipe
+from tests.agent.fake_server import KEY, FakeServer
+
+
+@pytest.fixture
+def site() -> Iterator[FakeServer]:
+    with FakeServer() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with nothing but its standard library."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    build(tmp_path / "a.py", "ws://localhost:5000")
+    build(tmp_path / "b.py", "ws://localhost:5000")
+    assert (tmp_path / "a.py").read_bytes() == (tmp_path / "b.py").read_bytes()
+
+
+def test_it_holds_no_compiled_code_and_the_licences_of_what_it_carries(tmp_path: Path) -> None:
+    build(tmp_path / "train_agent.py", "ws://localhost:5000")
+    names = zipfile.ZipFile(tmp_path / "train_agent.py").namelist()
+    assert all(name.endswith((".py", ".json", ".txt")) for name in names)
+    assert [name for name in names if name.startswith("licences/websockets")]
+    assert [name for name in names if name.startswith("licences/rich")]
+    assert {"__main__.py", "agent/__main__.py", "agent/protocol.py", "agent/recipes/__init__.py"} <= set(names)
+    assert (tmp_path / "train_agent.py").read_bytes().startswith(b"#!/usr/bin/env python3\n")
+    assert (tmp_path / "train_agent.py").stat().st_size < 2_000_000
+
+
+def test_an_old_python_gets_a_sentence(tmp_path: Path) -> None:
+    build(tmp_path / "a.py", None)
+    source = zipfile.ZipFile(tmp_path / "a.py").read("__main__.py").decode()
+    old = source.replace("sys.version_info", "(3, 9)")
+    (tmp_path / "main.py").write_text(old)
+    answer = subprocess.run([sys.executable, tmp_path / "main.py"], capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert "needs Python 3.11 or newer" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_in_a_bare_python_it_connects_to_its_site_and_says_what_is_missing(
+    site: FakeServer, bare_python: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "train_agent.py"
+    build(program, site.url)
+    environment = {**pretend_recipe.environment(tmp_path, HOME=str(tmp_path)), "PYTHONPATH": ""}
+    with (tmp_path / "out").open("wb") as out:
+        agent = subprocess.Popen([bare_python, program, "--api-key", KEY], env=environment, stdout=out, stderr=out)
+    try:
+        hello = site.wait_for(lambda: site.hellos)[0]
+        assert hello["ready"] is False and hello["missing"][0] == "torch"
+        site.offer()
+        refused = site.wait_for(lambda: site.attempt().refused)
+        assert f'{bare_python} -m pip install "torch==2.13.*" "transformers>=5,<6" "peft"' in refused["advice"]
+        assert (
+            "Not ready: torch, transformers, peft, safetensors and tokenizers missing" in (tmp_path / "out").read_text()
+        )
+    finally:
+        agent.terminate()
+        assert agent.wait(10) == 0
+
+
+def test_the_file_itself_trains_with_supervisor_and_child(site: FakeServer, tmp_path: Path) -> None:
+    program = tmp_path / "train_agent.py"
+    build(program, "ws://localhost:1")
+    environment = pretend_recipe.environment(tmp_path, HOME=str(tmp_path))
+    environment["PYTHONPATH"] = f"{program}:{tmp_path / 'site'}"
+    agent = subprocess.Popen(
+        [sys.executable, program, "--api-key", KEY, "--server-url", site.url], env=environment, cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        site.offer(parameters={"steps": 4})
+        assert site.wait_for(lambda: site.attempt().final)["outcome"] == "completed"
+        assert site.attempt().steps() == [1, 2, 3, 4]
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+@pytest.mark.parametrize("verb", [["--help"], ["doctor"], ["connect", "--help"]])
+def test_its_verbs_answer_in_a_bare_python(bare_python: Path, tmp_path: Path, verb: list[str]) -> None:
+    program = tmp_path / "any-name"
+    build(program, None)
+    answer = subprocess.run([bare_python, "-I", program, *verb], capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout
+
+
+def test_the_live_view_draws_from_what_the_file_carries(bare_python: Path, tmp_path: Path) -> None:
+    program = tmp_path / "train_agent.py"
+    build(program, None)
+    script = (
+        f"import sys; sys.path.insert(0, {str(program)!r})\n"
+        "from agent.screen import LiveScreen, Line, Progress\n"
+        "screen = LiveScreen()\n"
+        "screen.connection('connected', 'Connected to the yard.')\n"
+        "progress = Progress(stage='train', step=40, total_steps=100, loss=2.5)\n"
+        "screen.jobs([Line(7, 'maths', progress)])\n"
+        "screen.note('A [note] with brackets.')\n"
+        "screen.close()\n"
+    )
+    answer = subprocess.run([bare_python, "-I", "-c", script], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "step 40 of 100, loss 2.5000" in answer.stdout
+    assert "A [note] with brackets." in answer.stdout

@@ -1,0 +1,224 @@
+"""What is typed: addresses and keys are checked before anything is opened, and refusals say what to type instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.__main__ import main, server_of
+from tests.agent import pretend_recipe
+from tests.agent.fake_server import KEY, FakeServer
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def site() -> Iterator[FakeServer]:
+    with FakeServer() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TRAINYARD_API_KEY", "TRAINYARD_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *typed: str) -> str:
+    assert main(typed) == 2
+    return capsys.readouterr().err
+
+
+def test_help_is_answered_by_a_copy_of_the_folder_alone(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "agent", tmp_path / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+         "from agent.__main__ import main; main(['--help'])"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert "doctor" in answer.stdout and "supervise" not in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "given", ["ws://localhost:5000", "ws://127.0.0.1:5000", "ws://[::1]:5000", "wss://example.com"]
+)
+def test_addresses_that_are_taken(given: str) -> None:
+    assert server_of(_options(given)) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("http://localhost:5000/", "ws://localhost:5000"), ("https://example.com", "wss://example.com")],
+)
+def test_a_pages_address_is_understood(given: str, taken: str) -> None:
+    assert server_of(_options(given)) == taken
+
+
+def _options(server: str, insecure: bool = False) -> object:
+    import argparse
+
+    return argparse.Namespace(server_url=server, insecure=insecure)
+
+
+def test_an_unencrypted_connection_to_another_machine_needs_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "--api-key", "ty_x", "--server-url", "ws://example.com:5000")
+    assert "would not be encrypted" in said and "--insecure" in said and "wss://example.com:5000" in said
+    assert server_of(_options("ws://example.com:5000", insecure=True)) == "ws://example.com:5000"
+
+
+@pytest.mark.parametrize("given", ["localhost:5000", "ftp://x", "ws://", "ws://x:99999", "ws://host/path", "ws://a b"])
+def test_what_is_no_address_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "It looks like ws://localhost:5000" in refused(capsys, "--api-key", "ty_x", "--server-url", given)
+
+
+def test_a_missing_address_or_key_says_where_to_find_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--server-url" in refused(capsys, "--api-key", "ty_x")
+    assert "Agents page" in refused(capsys, "--server-url", "ws://localhost:1")
+
+
+def test_a_key_with_a_line_break_in_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "--server-url", "ws://localhost:1", "--api-key", "ty_a\nX-Header: 1")
+    assert "Copy it again" in said and "X-Header" not in said
+
+
+def test_a_folder_that_may_not_be_a_root_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    server = ("--server-url", "ws://localhost:1", "--api-key", "ty_x")
+    assert "too wide" in refused(capsys, *server, "--root", "/")
+    assert "mkdir -p" in refused(capsys, *server, "--root", str(tmp_path / "absent"))
+
+
+def test_the_key_may_come_from_the_environment(site: FakeServer, tmp_path: Path) -> None:
+    agent = _start(tmp_path, [], TRAINYARD_API_KEY=KEY, TRAINYARD_SERVER_URL=site.url)
+    try:
+        assert site.wait_for(lambda: site.hellos)
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+def _start(tmp_path: Path, typed: list[str], **more: str) -> subprocess.Popen[str]:
+    environment = pretend_recipe.environment(tmp_path, HOME=str(tmp_path), **more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "agent", *typed], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=tmp_path,
+    )  # fmt: skip
+
+
+def run(tmp_path: Path, *typed: str) -> tuple[int, str, str]:
+    process = _start(tmp_path, list(typed))
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_one_job_runs_from_a_file_without_a_server(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "job.json").write_text(json.dumps({"name": "first", "recipe": "pretend", "data": "rows.jsonl"}))
+    code, out, err = run(tmp_path, "run", "job.json")
+    assert code == 0, err
+    assert "line 5\n" in out and "Completed. The result lies in" in out
+    assert (tmp_path / "first" / "output" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("not json", "is not JSON"),
+        ("[1]", "must hold one JSON object"),
+        ('{"recipe": "future", "data": "rows.jsonl"}', "there is no recipe 'future'"),
+        ('{"data": "absent.jsonl"}', "there is no file"),
+        ('{"data": "rows.jsonl", "paramters": {}}', "there is no field 'paramters'"),
+        ('{"data": "rows.jsonl", "parameters": {"learning_rate": -1}}', "Learning rate must be"),
+        ("{}", "`data` must name the data file"),
+    ],
+)
+def test_a_file_that_describes_no_job_is_refused(tmp_path: Path, spec: str, said: str) -> None:
+    from agent.alone import BadSpec, read_spec
+
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "job.json").write_text(spec)
+    with pytest.raises(BadSpec) as refusal:
+        read_spec(tmp_path / "job.json")
+    assert said in str(refusal.value)
+
+
+def test_a_data_file_becomes_a_data_set(site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 7)
+    server = ("--server-url", site.url, "--api-key", "ty_full")
+    mapping = '{"prompt": "question", "completion": "answer"}'
+    assert main(["upload", str(tmp_path / "rows.jsonl"), *server, "--name", "maths", "--mapping", mapping]) == 0
+    assert "Data set 5: 7 rows" in capsys.readouterr().out
+    assert bytes(site.uploads["up1"]["data"]) == b"{}\n" * 7
+
+
+def test_an_upload_that_is_refused_says_why(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ("--server-url", site.url, "--api-key", "ty_full")
+    assert "There is no file" in refused(capsys, "upload", str(tmp_path / "absent"), *server)
+    (tmp_path / "a").write_text("a")
+    assert "--mapping must be JSON" in refused(capsys, "upload", str(tmp_path / "a"), *server, "--mapping", "prompt=a")
+    site.trouble = ["401"]
+    assert "key of scope full" in refused(capsys, "upload", str(tmp_path / "a"), *server)
+
+
+def test_doctor_says_of_each_thing_whether_it_is_fine(site: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--server-url", site.url, "--api-key", KEY]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "python", "torch", "transformers", "peft", "safetensors", "tokenizers", "gpu", "memory", "disk", "folder",
+        "server", "key",
+    ]  # fmt: skip
+    assert all(line.startswith("ok ") for line in lines)
+    assert site.received == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--api-key", "ty_wrong"), "refused: make a new one at http://"),
+        ((), "none given: add --api-key KEY"),
+    ],
+)
+def test_doctor_says_what_to_do_about_a_key(
+    site: FakeServer, capsys: pytest.CaptureFixture[str], typed: tuple[str, ...], said: str
+) -> None:
+    assert main(["doctor", "--server-url", site.url, *typed]) == 1
+    out = capsys.readouterr().out
+    line = out.splitlines()[-1]
+    assert line.startswith("FIX  key ") and said in line
+    assert "ty_wrong" not in out
+
+
+def test_doctor_says_that_a_server_cannot_be_reached(site: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    site.stop()
+    assert main(["doctor", "--server-url", site.url]) == 1
+    assert "cannot be reached" in capsys.readouterr().out
+
+
+def test_doctor_names_the_command_that_installs_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "agent.hardware.installed", lambda name: {"torch": None, "transformers": "4.57.1"}.get(name, "9.0")
+    )
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert f'{sys.executable} -m pip install "torch==2.13.*" "transformers>=5,<6"' in out
+    assert "4.57.1 does not fit" in out
+
+
+def test_running_as_root_is_warned_about(site: FakeServer, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    code, _, err = run(tmp_path, "--server-url", site.url, "--api-key", "ty_wrong")
+    assert code == 2
+    assert "Warning: running as root" in err
+    assert "ty_wrong" not in err

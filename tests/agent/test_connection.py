@@ -1,0 +1,537 @@
+"""The rules of the wire: every record once and in order through breaks, windows kept, a refused key said loudly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import protocol
+from agent.connection import Connection, Reply, Window
+from agent.errors import Fatal
+from agent.protocol import JobSpec, Message, ProtocolError, encode
+from agent.settings import Timings
+from agent.spool import Final, Spool, SpoolReader
+from tests.agent.fake_server import KEY, FakeServer
+
+TIMINGS = Timings(look=0.02, greeting=2.0, silence=1.0, backoff=0.1, refused=0.2, heartbeat=0.1)
+SPEC = {
+    "job": 1, "attempt": 1, "name": "n", "recipe": "r", "parameters": {}, "data": {}, "mapping": None,
+    "base_model": "b", "base_name": "b",
+}  # fmt: skip
+
+
+class OneJob:
+    """A held attempt whose spool the test writes."""
+
+    def __init__(self, folder: Path, job: int = 1, attempt: int = 1) -> None:
+        self.job, self.attempt = job, attempt
+        self.spool = Spool(folder)
+        self.reader = SpoolReader(folder)
+
+    def print(self, count: int) -> None:
+        start = self.spool.last["log"] + 1
+        for number in range(start, start + count):
+            self.spool.append("log", {"text": f"line {number}\n"})
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"line {number}" for number in range(1, self.spool.last["log"] + 1)]
+
+
+class Answers:
+    """Stands in for the agent behind the connection."""
+
+    def __init__(self, *held: OneJob) -> None:
+        self.jobs = list(held)
+        self.offers: list[JobSpec] = []
+        self.stops: list[tuple[int, int, str]] = []
+        self.abandoned: list[tuple[int, int]] = []
+        self.stored: list[tuple[int, int]] = []
+
+    def hello(self) -> Message:
+        jobs = [{"job": one.job, "attempt": one.attempt, "last": one.reader.last} for one in self.jobs]
+        return {
+            "protocol": 1, "version": "0", "agent": "a", "secret": "s", "boot": "b", "name": "n", "machine": {},
+            "ready": True, "missing": [], "advice": None, "jobs": jobs,
+        }  # fmt: skip
+
+    def heartbeat(self) -> Message:
+        return {"jobs": []}
+
+    def held(self) -> list[OneJob]:
+        return list(self.jobs)
+
+    async def offered(self, spec: JobSpec) -> Reply | None:
+        self.offers.append(spec)
+        return "job_accept", {"job": spec.job, "attempt": spec.attempt}
+
+    async def ordered(self, job: int, attempt: int, mode: str) -> Reply | None:
+        self.stops.append((job, attempt, mode))
+        return "stop_ack", {"job": job, "attempt": attempt, "mode": mode}
+
+    async def abandon(self, job: int, attempt: int) -> None:
+        self.abandoned.append((job, attempt))
+        self.jobs = [one for one in self.jobs if (one.job, one.attempt) != (job, attempt)]
+
+    async def final_stored(self, job: int, attempt: int) -> None:
+        self.stored.append((job, attempt))
+        self.jobs = [one for one in self.jobs if (one.job, one.attempt) != (job, attempt)]
+
+
+class Line:
+    """A connection that runs while the test does its part."""
+
+    def __init__(self, site: FakeServer, answers: Answers, timings: Timings = TIMINGS, key: str = KEY) -> None:
+        self.site, self.answers = site, answers
+        self.said: list[tuple[str, str]] = []
+        self._connection = Connection(site.url, key, answers, timings, lambda *said: self.said.append(said))
+        self.task: asyncio.Task[None]
+
+    async def __aenter__(self) -> Line:
+        self.task = asyncio.create_task(self._connection.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Fatal):
+            await self.task
+
+    async def until(self, what: Callable[[], Any], seconds: float = 10.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not what():
+                assert not self.task.done() or self.task.cancelled(), self.task.exception()
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def site() -> Any:
+    with FakeServer() as one:
+        one.heartbeat_seconds = 0.2
+        yield one
+
+
+def play(part: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(30):
+            await part()
+
+    asyncio.run(whole())
+
+
+def test_records_and_the_end_arrive_whole(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one = OneJob(tmp_path)
+        one.print(300)
+        for step in range(1, 6):
+            one.spool.append("metrics", {"steps": [step], "values": {"loss": [1.0]}})
+        one.spool.append("event", {"kind": "stage", "stage": "done"})
+        stored = site.attempt()
+        answers = Answers(one)
+        async with Line(site, answers) as line:
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+            one.spool.finish(Final("completed"))
+            await line.until(lambda: answers.stored == [(1, 1)])
+        assert stored.steps() == [1, 2, 3, 4, 5]
+        assert stored.final is not None and stored.final["log_sha256"] == one.spool.final["log_sha256"]  # type: ignore[index]
+        assert stored.doubled == 0
+
+    play(part)
+
+
+def test_what_is_appended_later_follows_by_itself(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        async with Line(site, Answers(one)) as line:
+            for _ in range(5):
+                one.print(3)
+                await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_the_handshake_carries_the_key_and_asks_for_no_extension(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: site.hellos)
+
+    play(part)
+    headers = {name.lower(): value for name, value in site.headers[0].items()}
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert "sec-websocket-extensions" not in headers
+    assert "origin" not in headers
+
+
+def test_after_a_break_only_what_was_not_stored_is_sent_again(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(100)
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: len(stored.log_lines()) == 100)
+            site.cut()
+            one.print(100)
+            await line.until(lambda: len(stored.log_lines()) == 200)
+        assert stored.log().splitlines() == one.lines
+        assert stored.doubled == 0
+
+    play(part)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_connection_that_keeps_breaking_still_brings_everything(site: FakeServer, tmp_path: Path, every: int) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(60)
+        site.window = {"window_bytes": 1 << 20, "window_records": 7}
+        site.drop_every = every
+        async with Line(site, Answers(one)) as line:
+            if every == 1:
+                await line.until(lambda: site.handshakes > 3)
+                site.drop_every = None
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_the_server_is_away_for_a_while(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        site.stop()
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: any("nothing answers there" in said for _, said in line.said))
+            one.print(50)
+            site.start()
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_never_more_is_under_way_than_the_window_allows(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(5_000)
+        site.window = {"window_bytes": 100_000, "window_records": 150}
+        site.acknowledges = False
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: site.most_flying["records"] == 150)
+            await asyncio.sleep(0.1)
+            assert len(stored.log_lines()) == 0
+            site.release_acknowledgements()
+            await line.until(lambda: len(stored.log_lines()) == 5_000)
+        assert site.most_flying["records"] <= 150
+        assert site.most_flying["bytes"] <= 100_000
+
+    play(part)
+
+
+def test_a_window_smaller_than_a_record_slows_down_and_does_not_stop(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(20)
+        site.window = {"window_bytes": 10, "window_records": 1}
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+        assert site.most_flying["records"] == 1
+
+    play(part)
+
+
+def test_every_frame_fits_however_large_the_records(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        for number in range(20):
+            one.spool.append("log", {"text": chr(0x1F600 + number) * 7_000 + '"\\' * 500})
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: stored.through("log") == 20)
+        assert all(len(encode(**_type_first(m)).encode()) <= protocol.MAX_FRAME_BYTES for m in site.messages("records"))
+
+    play(part)
+
+
+def _type_first(message: Message) -> dict[str, Any]:
+    return {"type_": message["type"], **{name: value for name, value in message.items() if name != "type"}}
+
+
+def test_an_acknowledgement_of_what_was_never_sent_ends_the_connection(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(10)
+        site.acknowledge_too_high = True
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: any("broke the protocol" in said for _, said in line.said))
+            site.acknowledge_too_high = False
+            one.print(10)
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_the_server_may_ask_again(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(10)
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: len(stored.log_lines()) == 10)
+            stored.streams["log"] = {n: item for n, item in stored.streams["log"].items() if n <= 4}
+            site.ask_again_from = 4
+            one.print(5)
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_records_nobody_acknowledges_are_sent_again(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        one.print(3)
+        site.acknowledges = False
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: len(site.messages("records")) >= 2)
+            site.acknowledges = True
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_a_dead_connection_is_noticed_though_it_stands(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: site.hellos)
+            site.is_silent = True
+            one.print(5)
+            await line.until(lambda: any("no sign of the server" in said for _, said in line.said))
+            site.is_silent = False
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_a_ping_is_answered(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: site.hellos)
+            site.send(encode("ping", n=41))
+            await line.until(lambda: [message["n"] for message in site.messages("pong")] == [41])
+
+    play(part)
+
+
+def test_heartbeats_keep_coming(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: len(site.messages("heartbeat")) >= 3 or site.send(encode("ping", n=1)))
+
+    play(part)
+
+
+def test_an_offer_is_passed_on_and_accepted(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        answers = Answers()
+        async with Line(site, answers) as line:
+            await line.until(lambda: site.hellos)
+            site.offer(5)
+            await line.until(lambda: site.attempt(5).accepted == 1)
+        assert answers.offers[0].parameters == {}
+
+    play(part)
+
+
+@pytest.mark.parametrize("broken", [{"job": "../../x"}, {"attempt": True}, {"job": -1}])
+def test_an_offer_that_names_no_job_is_a_breach_of_the_protocol(site: FakeServer, broken: dict[str, Any]) -> None:
+    async def part() -> None:
+        answers = Answers()
+        async with Line(site, answers) as line:
+            await line.until(lambda: site.hellos)
+            site.send(encode("job_offer", spec={**SPEC, **broken}))
+            await line.until(lambda: any("job offer" in said for _, said in line.said))
+        assert answers.offers == []
+
+    play(part)
+
+
+@pytest.mark.parametrize("broken", [{"parameters": []}, {"base_files": [1]}, {"mapping": "x"}])
+def test_an_offer_that_makes_no_sense_is_refused(site: FakeServer, broken: dict[str, Any]) -> None:
+    async def part() -> None:
+        answers = Answers()
+        async with Line(site, answers) as line:
+            await line.until(lambda: site.hellos)
+            site.send(encode("job_offer", spec={**SPEC, **broken}))
+            await line.until(lambda: site.attempt().refused)
+        assert answers.offers == []
+
+    play(part)
+
+
+def test_a_stop_is_passed_on_and_acknowledged(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one = OneJob(tmp_path)
+        site.attempt()
+        answers = Answers(one)
+        async with Line(site, answers) as line:
+            await line.until(lambda: site.hellos)
+            site.order("cancel")
+            await line.until(lambda: site.attempt().stop_acks == ["cancel"])
+        assert answers.stops == [(1, 1, "cancel")]
+
+    play(part)
+
+
+def test_what_the_server_abandons_in_its_welcome_is_given_up(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        site.attempt()
+        site.abandoned.add((1, 1))
+        answers = Answers(OneJob(tmp_path))
+        async with Line(site, answers) as line:
+            await line.until(lambda: answers.abandoned == [(1, 1)])
+
+    play(part)
+
+
+def test_a_stale_attempt_is_given_up_and_the_connection_stays(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one = OneJob(tmp_path)
+        site.attempt()
+        answers = Answers(one)
+        async with Line(site, answers) as line:
+            await line.until(lambda: site.hellos)
+            site.abandoned.add((1, 1))
+            one.print(1)
+            await line.until(lambda: answers.abandoned == [(1, 1)])
+            site.send(encode("ping", n=7))
+            await line.until(lambda: site.messages("pong"))
+        assert site.handshakes == 1
+
+    play(part)
+
+
+def test_frames_that_make_no_sense_are_noted_and_survived(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: site.hellos)
+            site.send("nonsense", '{"type": "future_message"}', '{"type": "ack", "job": "x"}', encode("ping", n=3))
+            await line.until(lambda: site.messages("pong"))
+        assert site.handshakes == 1
+        assert sum("does not understand" in said for _, said in line.said) == 3
+
+    play(part)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_at_the_first_try_ends_the_agent_with_a_sentence(site: FakeServer, status: int) -> None:
+    site.refuse_with = status
+
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            with pytest.raises(Fatal, match="was revoked or is wrong: make a new one on the Agents page"):
+                await asyncio.wait_for(asyncio.shield(line.task), 5)
+
+    play(part)
+
+
+def test_a_wrong_key_never_speaks_to_the_server(site: FakeServer) -> None:
+    async def part() -> None:
+        async with Line(site, Answers(), key="ty_wrong") as line:
+            with pytest.raises(Fatal) as failure:
+                await asyncio.wait_for(asyncio.shield(line.task), 5)
+        assert "ty_wrong" not in str(failure.value)
+        assert site.received == []
+
+    play(part)
+
+
+def test_a_key_revoked_later_is_said_loudly_and_tried_again(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        one, stored = OneJob(tmp_path), site.attempt()
+        async with Line(site, Answers(one)) as line:
+            await line.until(lambda: site.hellos)
+            site.refuse_with = 401
+            site.close_sockets(protocol.CLOSE_REVOKED, "the key was revoked")
+            await line.until(lambda: any(state == "refused" for state, _ in line.said))
+            site.refuse_with = None
+            one.print(2)
+            await line.until(lambda: stored.log().splitlines() == one.lines)
+
+    play(part)
+
+
+def test_a_server_that_knows_only_newer_agents_ends_this_one(site: FakeServer) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: site.hellos)
+            site.close_sockets(protocol.CLOSE_TOO_OLD, "download the agent again")
+            with pytest.raises(Fatal, match="too old"):
+                await asyncio.wait_for(asyncio.shield(line.task), 5)
+
+    play(part)
+
+
+def test_a_goodbye_is_obeyed(site: FakeServer, tmp_path: Path) -> None:
+    async def part() -> None:
+        async with Line(site, Answers()) as line:
+            await line.until(lambda: site.hellos)
+            site.send(encode("bye", reason="restart", retry_after=0.5))
+            await asyncio.sleep(0.3)
+            assert site.handshakes == 1
+            await line.until(lambda: site.handshakes == 2)
+
+    play(part)
+
+
+def test_no_redirect_is_followed(site: FakeServer) -> None:
+    with FakeServer() as elsewhere:
+        site.redirect_to = f"http://127.0.0.1:{elsewhere.port}/agent/socket"
+
+        async def part() -> None:
+            async with Line(site, Answers()) as line:
+                await line.until(lambda: any("answered 302" in said for _, said in line.said))
+
+        play(part)
+        assert elsewhere.handshakes == 0
+
+
+KEY_OF_LOG = (1, 1, "log")
+
+
+def test_the_window_counts_what_flies() -> None:
+    window = Window(100_000, 10)
+    window.begin(KEY_OF_LOG, 5)
+    window.sent(KEY_OF_LOG, 8, 40_000)
+    assert (window.bytes, window.records, window.position(KEY_OF_LOG)) == (40_000, 3, 8)
+    window.acknowledge(KEY_OF_LOG, 7)
+    assert window.records == 3  # a batch is on its way until all of it is acknowledged
+    window.acknowledge(KEY_OF_LOG, 8)
+    assert window.is_empty
+
+
+def test_the_window_refuses_what_was_never_sent() -> None:
+    window = Window(1000, 10)
+    window.sent(KEY_OF_LOG, 3, 10)
+    with pytest.raises(ProtocolError):
+        window.acknowledge(KEY_OF_LOG, 4)
+    with pytest.raises(ProtocolError):
+        window.rewind(KEY_OF_LOG, 4)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(["send", "ack", "rewind"]), st.integers(0, 30)), max_size=60))
+def test_whatever_happens_the_window_never_counts_wrong(steps: list[tuple[str, int]]) -> None:
+    window = Window(1 << 20, 1000)
+    for verb, number in steps:
+        sent = window.position(KEY_OF_LOG)
+        if verb == "send" and number:
+            window.sent(KEY_OF_LOG, sent + number, number * 10)
+        elif verb == "ack" and number <= sent:
+            window.acknowledge(KEY_OF_LOG, number)
+        elif verb == "rewind" and number <= sent:
+            window.rewind(KEY_OF_LOG, number)
+        assert window.bytes == window.records * 10 >= 0
+        assert window.acknowledged(KEY_OF_LOG) <= window.position(KEY_OF_LOG)
+    window.acknowledge(KEY_OF_LOG, window.position(KEY_OF_LOG))
+    assert window.is_empty

@@ -1,0 +1,197 @@
+"""A yard with something in it: what pages look like to a member who has worked here for a while.
+
+Everything is made through the same verbs as in life; only the reports of the trainings are written instead of trained.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from agent import demo_data
+from models.accounts import User
+from models.base import db, now, transaction
+from models.training_jobs import TrainingJob
+from services import (
+    accounts,
+    agents,
+    api_keys,
+    datasets,
+    model_versions,
+    price_list,
+    subscriptions,
+    training_jobs,
+    uploads,
+)
+from services.gateways import gateways
+from services.gateways.storage import sha256_of
+from services.model_versions import NewFile
+from services.training_jobs import Final, Order
+from tests.factories import hello
+
+PASSWORD = "correct horse battery"
+EMAIL = "alice@example.com"
+NEWCOMER = "bob@example.com"
+
+
+@dataclass
+class Scene:
+    """The ids that pages are opened with."""
+
+    dataset: int
+    running: int
+    completed: int
+    failed: int
+    paused: int
+    away: int
+    model: int
+    unmapped: str
+
+
+def build(folder: Path) -> Scene:
+    """Fill the database of the present application."""
+    alice = accounts.sign_up(EMAIL, "alice", PASSWORD)
+    accounts.sign_up(NEWCOMER, "bob", PASSWORD)
+    subscriptions.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "pro"))
+    code = _dataset(alice, folder)
+    workstation, laptop = _machine(alice, "workstation", True), _machine(alice, "laptop", False)
+    completed = _job(alice, code, "describe-to-code", 300)
+    model = _finish(completed, folder)
+    failed = _job(alice, code, "too-long-rows", 40)
+    message = "The loss stopped being a number at step 41, on the rows that begin in lines 812, 64, 1,203. The checkpoint of step 40 is kept."
+    training_jobs.end(
+        failed.id, 1, Final("failed", "data", message, "Lower the learning rate (it was 0.05), or look at these rows.")
+    )
+    paused = _job(alice, code, "evening-run", 120)
+    training_jobs.stop(alice, paused.id)
+    training_jobs.end(paused.id, 1, Final("stopped"))
+    away = _job(alice, code, "at-home", 80, agent=laptop)
+    running = _job(alice, code, "describe-to-code-long", 180, agent=workstation)
+    for _ in range(2):
+        training_jobs.create(alice, _order(code, "next-in-line"))
+    with transaction():
+        there, gone = agents.get_for(alice, workstation), agents.get_for(alice, laptop)
+        there.last_seen_at = now() + timedelta(hours=1)  # nobody keeps it alive while the pages are looked at
+        gone.session, gone.last_seen_at = None, now() - timedelta(minutes=12)
+        db.session.get_one(TrainingJob, away.id).disconnected_since = gone.last_seen_at
+    api_keys.create(alice, "notebook", "full")
+    upload = uploads.receive(alice, "maths.jsonl", io.BytesIO(_questions()))
+    return Scene(code, running.id, completed.id, failed.id, paused.id, away.id, model, upload.id)
+
+
+def _dataset(owner: User, folder: Path) -> int:
+    path = folder / "descriptions.jsonl"
+    demo_data.build(path, rows=600)
+    broken = path.read_bytes().splitlines()
+    broken[41] = broken[41][:60]
+    content = b"\n".join(broken)
+    upload = uploads.receive(owner, "descriptions.jsonl", io.BytesIO(content))
+    version = datasets.create(owner, upload, "standard-library", "code_generation", None)
+    questions = uploads.receive(owner, "maths.jsonl", io.BytesIO(_questions()))
+    datasets.create(owner, questions, "maths", "conversation", {"prompt": "question", "completion": "answer"})
+    return version.dataset_id
+
+
+def _questions() -> bytes:
+    rows = [{"question": f"How much is {n} times {n}?", "answer": f"{n} times {n} is {n * n}."} for n in range(2, 90)]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def _machine(owner: User, name: str, ready: bool) -> int:
+    key, _ = api_keys.create(owner, name, "agent")
+    machine = {
+        "os": "Debian GNU/Linux 12 (x86_64)", "python": "3.11.7", "torch": "2.13.0" if ready else None,
+        "gpus": [{"name": "NVIDIA GeForce RTX 4090", "memory_bytes": 25_757_220_864}] if ready else [],
+        "memory_bytes": 67_300_000_000, "disk_free_bytes": 412_000_000_000, "roots": [f"/home/{owner.username}/models"],
+        "scripts": False,
+    }  # fmt: skip
+    advice = (
+        None
+        if ready
+        else 'Install it with: python -m pip install "torch==2.13.*" "transformers>=5,<6" peft safetensors tokenizers'
+    )
+    told = hello(
+        name, name=name, machine=machine, ready=ready, missing=[] if ready else ["torch", "transformers"], advice=advice
+    )
+    return agents.enrol(key, told, session=f"session of {name}").id
+
+
+def _order(dataset: int, name: str, agent: int | None = None) -> Order:
+    return Order(
+        name=name, recipe="language", base_model="yard-tiny", place={"agent": agent} if agent else "server",
+        parameters={"method": "full", "max_steps": 300}, dataset_id=dataset,
+        description="From a description to a function, with the standard library's own words.",
+    )  # fmt: skip
+
+
+def _job(owner: User, dataset: int, name: str, steps: int, agent: int | None = None) -> TrainingJob:
+    """A job that has reported so many of 300 steps."""
+    ready = None
+    if agent is not None:
+        ready = agents.get_for(owner, agent).ready
+        with transaction():
+            agents.get_for(owner, agent).ready = True
+    job = training_jobs.create(owner, _order(dataset, name, agent))
+    if agent is not None:
+        with transaction():
+            agents.get_for(owner, agent).ready = bool(ready)
+    training_jobs.claim(job.id, 1, "worker")
+    dice = random.Random(job.id)
+    log = "4,000 rows make 3,920 training examples; 80 rows are held out to measure on.\n2,542,848 parameters are trained on the CPU.\n"
+    training_jobs.record(job.id, 1, "event", 1, _events())
+    values: dict[str, list[float | None]] = {
+        "loss": [],
+        "learning_rate": [],
+        "grad_norm": [],
+        "tokens_per_second": [],
+        "eval_loss": [],
+    }
+    for step in range(1, steps + 1):
+        loss = 1.9 + 3.7 * math.exp(-step / 45) + dice.gauss(0, 0.07)
+        values["loss"].append(round(loss, 4))
+        values["learning_rate"].append(0.002 * (1 - step / 400))
+        values["grad_norm"].append(abs(dice.gauss(1, 0.2)))
+        values["tokens_per_second"].append(dice.gauss(5200, 200))
+        values["eval_loss"].append(round(loss + 0.12, 4) if step % 30 == 0 else None)
+        if step % 10 == 0:
+            log += f"Step {step} of 300: loss {loss:.4f}, 5,2{step % 90:02d} tokens/s.\n"
+    training_jobs.record(job.id, 1, "log", 1, [{"text": log}])
+    training_jobs.record(job.id, 1, "metrics", 1, [{"steps": list(range(1, steps + 1)), "values": values}])
+    with transaction():
+        db.session.get_one(TrainingJob, job.id).steps_per_second = 2.4
+    return db.session.get_one(TrainingJob, job.id)
+
+
+def _events() -> list[dict[str, object]]:
+    example = [["<|begin|>user\nReturn the absolute value of the argument.<|end|>assistant\n", False],
+               ["def fabs(x):\n    return x if x >= 0 else -x<|end|>", True]]  # fmt: skip
+    return [
+        {"kind": "stage", "stage": "prepare", "message": "Reading the data."},
+        {"kind": "facts", "rows": 600, "total_parameters": 2_542_848, "trainable_parameters": 2_542_848, "example": example,
+         "versions": {"torch": "2.13.0", "transformers": "5.23.0"}, "device": "CPU", "dtype": "float32"},
+        {"kind": "stage", "stage": "train", "total_steps": 300, "message": "Training."},
+        {"kind": "system", "memory_bytes": 812_000_000, "gpus": []},
+    ]  # fmt: skip
+
+
+def _finish(job: TrainingJob, folder: Path) -> int:
+    files = []
+    for name, size in (
+        ("model.safetensors", 10_171_392),
+        ("config.json", 812),
+        ("tokenizer.json", 7_440),
+        ("README.md", 1_900),
+    ):
+        path = folder / name
+        path.write_bytes(b"\0" * size)
+        files.append(NewFile(name, path, size, sha256_of(path)))
+    with model_versions.kept(files) as kept, transaction():
+        version = model_versions.publish(db.session.get_one(TrainingJob, job.id), kept)
+    training_jobs.end(job.id, 1, Final("completed"))
+    assert gateways().storage.path(version.files[0].storage_key).exists()
+    return version.id

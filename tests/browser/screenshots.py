@@ -1,0 +1,48 @@
+"""Takes the pictures in docs/screenshots: every page, light and dark, on a phone and on a desk (`make screenshots`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser import scene
+from tests.browser.conftest import Site, Visit
+
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
+PUBLIC = {"home": "/", "pricing": "/pricing", "signup": "/signup", "login": "/login"}
+EMPTY = {"dashboard-new": "/dashboard", "datasets-empty": "/datasets"}
+PRIVATE = {
+    "dashboard": "/dashboard", "account": "/account", "datasets": "/datasets", "dataset-new": "/datasets/new",
+    "dataset": "/datasets/{dataset}", "ai-training": "/ai-training", "models": "/ai-training?tab=models",
+    "wizard": "/training-jobs/new", "job-running": "/training-jobs/{running}", "job-completed": "/training-jobs/{completed}",
+    "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}", "model": "/models/{model}", "agents": "/agents",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_take(site: Site, chromium: Browser, scheme: str, width: int) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    visit = Visit(site, context)
+    _take(visit, PUBLIC, scheme, width)
+    visit.log_in(scene.NEWCOMER)
+    _take(visit, EMPTY, scheme, width)
+    context.clear_cookies()
+    visit.log_in()
+    _take(visit, PRIVATE, scheme, width)
+    context.close()
+
+
+def _take(visit: Visit, pages: dict[str, str], scheme: str, width: int) -> None:
+    for name, path in pages.items():
+        page = visit.open(path.format(**vars(visit.site.scene)))
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(400)
+        # As tall as the page: what is fixed to the window's edge belongs to the picture's edge.
+        height = page.evaluate("document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": width, "height": max(900, height)})
+        page.wait_for_timeout(150)
+        page.screenshot(path=FOLDER / f"{name}-{scheme}-{width}.png", full_page=True)

@@ -1,0 +1,125 @@
+"""Every page as people meet it: complete, accessible, quiet in the console, light and dark, phone and desktop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import scene
+from tests.browser.conftest import Site, Visit
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+PUBLIC = ["/", "/pricing", "/signup", "/login", "/password/forgot", "/nothing-here"]
+PRIVATE = [
+    "/dashboard", "/account", "/datasets", "/datasets/new", "/datasets/{dataset}", "/ai-training", "/ai-training?tab=models",
+    "/training-jobs/new", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
+    "/training-jobs/{paused}", "/training-jobs/{away}", "/models/{model}", "/agents",
+]  # fmt: skip
+
+
+def paths(site: Site, templates: list[str]) -> list[str]:
+    return [template.format(**vars(site.scene)) for template in templates]
+
+
+def faults_of(visit: Visit, path: str) -> list[str]:
+    """What is wrong with a page: axe-core's violations, a line too wide for the window, complaints of the console."""
+    page = visit.open(path)
+    page.wait_for_timeout(250)
+    page.evaluate(AXE)
+    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+    faults = [
+        f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]} {one['nodes'][0].get('failureSummary', '')[:200]}"
+        for one in found
+    ]
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    if wide > 0:
+        faults.append(f"{path}: {wide} px wider than the window")
+    missing = [text for text in visit.complaints if "404" not in text or path != "/nothing-here"]
+    visit.complaints.clear()
+    return faults + [f"{path}: console: {text}" for text in missing]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: int) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    visit = Visit(site, context)
+    faults = [fault for path in paths(site, PUBLIC) for fault in faults_of(visit, path)]
+    visit.log_in(scene.NEWCOMER)
+    empty = ["/dashboard", "/datasets", "/ai-training", "/ai-training?tab=models", "/agents", "/training-jobs/new"]
+    faults += [fault for path in empty for fault in faults_of(visit, path)]
+    context.clear_cookies()
+    visit.log_in()
+    faults += [fault for path in paths(site, PRIVATE) for fault in faults_of(visit, path)]
+    context.close()
+    assert faults == []
+
+
+def test_without_javascript_the_job_page_is_complete(site: Site, chromium: Browser) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    visit = Visit(site, context)
+    page = visit.log_in()
+    visit.open(f"/training-jobs/{site.scene.completed}")
+    for text in ("describe-to-code", "model.safetensors", "Step 300 of 300"):
+        expect(page.locator("main")).to_contain_text(text)
+    context.close()
+
+
+def test_signing_up_leads_to_a_dashboard_that_says_what_to_do(visit: Visit) -> None:
+    page = visit.open("/signup")
+    page.fill("input[name=email]", "new@example.com")
+    page.fill("input[name=username]", "new")
+    page.fill("input[name=password]", "short")
+    page.click("main button[type=submit]")
+    if page.url.endswith("/signup"):
+        page.fill("input[name=password]", scene.PASSWORD)
+        page.click("main button[type=submit]")
+    page.wait_for_url("**/dashboard")
+    expect(page.locator("main")).to_contain_text("Bring a data file")
+    expect(page.locator("main")).to_contain_text("20")
+
+
+def test_a_file_with_unknown_columns_is_mapped_on_the_page(visit: Visit, tmp_path: Path) -> None:
+    page = visit.log_in()
+    file = tmp_path / "questions.jsonl"
+    file.write_bytes(scene._questions())
+    visit.open("/datasets/new")
+    page.set_input_files("input[type=file]", file)
+    page.fill("input[name=name]", "mapped on the page")
+    page.click("main form button[type=submit]")
+    page.wait_for_selector("[name=map_prompt]")
+    assert page.input_value("[name=map_prompt]") == "question"  # a guess from the names of the columns
+    assert page.input_value("[name=map_completion]") == "answer"
+    page.reload()  # the page has an address of its own
+    page.click("main form button[type=submit]")
+    page.wait_for_url("**/datasets/*")
+    expect(page.locator("main")).to_contain_text("88")
+    expect(page.locator("main")).to_contain_text("How much is 2 times 2?")
+    assert visit.complaints == []
+
+
+def test_the_wizard_leads_to_a_job_page(visit: Visit) -> None:
+    page = visit.log_in()
+    visit.open("/training-jobs/new")
+    for _ in range(3):
+        page.locator("[data-next]:visible").click()
+    page.fill("input[name=name]", "from-the-wizard")
+    page.check("input[name=place][value=server]", force=True)
+    expect(page.locator("main")).to_contain_text("credits")
+    page.locator("button[type=submit]:visible", has_text="Start").click()
+    page.wait_for_url("**/training-jobs/*")
+    expect(page.locator("main")).to_contain_text("from-the-wizard")
+    assert visit.complaints == []
+
+
+def test_a_key_is_shown_once_with_the_command_that_uses_it(visit: Visit) -> None:
+    page = visit.log_in()
+    visit.open("/agents")
+    page.fill("form[action='/keys'] input[name=name]", "den")
+    page.click("form[action='/keys'] button[type=submit]")
+    expect(page.locator("main")).to_contain_text("ty_")
+    expect(page.locator("main")).to_contain_text("train_agent.py")
+    visit.open("/agents")
+    assert "--api-key ty_" not in page.locator("main").inner_text()

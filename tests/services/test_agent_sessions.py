@@ -1,0 +1,259 @@
+"""The conversation with a machine: hello, offers, records, stops, ends; lost, doubled and foreign frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import protocol
+from models.accounts import User
+from models.base import db, transaction
+from models.training_jobs import TrainingJob
+from services import agents, api_keys, training_jobs
+from services.agent_sessions import AgentSession
+from tests.factories import hello, make_dataset, order, steps
+
+Talk = Callable[..., list[dict[str, Any]]]
+
+
+def session_of(user: User) -> AgentSession:
+    key, _ = api_keys.create(user, "box", "agent")
+    return AgentSession(key)
+
+
+def say(session: AgentSession, **message: Any) -> list[dict[str, Any]]:
+    """Send one message as it would come over the wire; answers the frames that go back."""
+    decoded = protocol.decode(json.dumps(message), "agent")
+    frames = [protocol.decode(frame, "server") for frame in session.handle(decoded)]
+    db.session.rollback()
+    return frames
+
+
+def types(frames: list[dict[str, Any]]) -> list[str]:
+    return [frame["type"] for frame in frames]
+
+
+@pytest.fixture
+def session(app: Flask, alice: User) -> AgentSession:
+    """Alice's machine, connected."""
+    session = session_of(alice)
+    assert types(say(session, **hello())) == ["welcome"]
+    return session
+
+
+@pytest.fixture
+def job(session: AgentSession, alice: User) -> TrainingJob:
+    """A job for that machine, offered and accepted."""
+    job = training_jobs.create(alice, order(make_dataset(alice), place={"agent": session.agent_id}))
+    (offer,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert offer["spec"]["job"] == job.id and offer["spec"]["token"].startswith("tj_")
+    say(session, type="job_accept", job=job.id, attempt=1)
+    return job
+
+
+def state(job: TrainingJob) -> str:
+    db.session.expire_all()
+    return db.session.get_one(TrainingJob, job.id).state
+
+
+def test_an_accepted_offer_starts_the_job_and_is_not_made_again(session: AgentSession, job: TrainingJob) -> None:
+    assert state(job) == "starting"
+    assert session.orders() == []
+
+
+def test_records_are_acknowledged_once_they_are_stored(session: AgentSession, job: TrainingJob) -> None:
+    sent = {"type": "records", "job": job.id, "attempt": 1, "stream": "metrics", "first": 1, "items": [steps(1, 3)]}
+    for _ in range(3):
+        (ack,) = say(session, **sent)
+        assert (ack["type"], ack["through"]) == ("ack", 1)
+    assert len(training_jobs.series_of(job.id)["loss"]) == 3
+
+
+def test_records_after_a_hole_are_asked_for_again(session: AgentSession, job: TrainingJob) -> None:
+    sent = {"type": "records", "job": job.id, "attempt": 1, "stream": "log"}
+    (answer,) = say(session, **sent, first=3, items=[{"text": "3"}])
+    assert (answer["type"], answer["after"]) == ("resend_from", 0)
+    (answer,) = say(session, **sent, first=1, items=[{"text": "1"}, {"text": "2"}, {"text": "3"}])
+    assert answer["through"] == 3
+    assert "".join(training_jobs.log_of(job.id)) == "123"
+
+
+def test_an_end_before_the_last_record_waits_for_it(session: AgentSession, job: TrainingJob) -> None:
+    end = {"type": "job_final", "job": job.id, "attempt": 1, "outcome": "failed", "cause": "data", "message": "x", "advice": "y",
+           "last": {"log": 1, "metrics": 0, "event": 0}, "log_bytes": 1, "log_sha256": "0" * 64}  # fmt: skip
+    assert types(say(session, **end)) == ["resend_from"]
+    assert state(job) == "starting"
+    say(session, type="records", job=job.id, attempt=1, stream="log", first=1, items=[{"text": "a"}])
+    assert types(say(session, **end)) == ["job_final_ack"]
+    assert state(job) == "failed"
+    assert types(say(session, **end)) == ["job_final_ack"]
+
+
+def test_a_refusal_fails_the_job_with_its_reason(session: AgentSession, alice: User) -> None:
+    job = training_jobs.create(alice, order(make_dataset(alice), place={"agent": session.agent_id}))
+    say(
+        session,
+        type="job_refuse",
+        job=job.id,
+        attempt=1,
+        cause="data",
+        message="Outside the folders.",
+        advice="Use --root.",
+    )
+    shown = training_jobs.summary(training_jobs.get_for(alice, job.id))
+    assert shown["status"] == "failed" and shown["error"] == {
+        "cause": "data",
+        "message": "Outside the folders.",
+        "advice": "Use --root.",
+    }
+
+
+def test_a_stop_reaches_the_machine_and_pauses_the_job(session: AgentSession, job: TrainingJob, alice: User) -> None:
+    training_jobs.stop(alice, job.id)
+    (stop,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert (stop["type"], stop["mode"]) == ("job_stop", "stop")
+    say(session, type="stop_ack", job=job.id, attempt=1, mode="stop")
+    assert session.orders() == []
+    final = {"outcome": "stopped", "last": {}, "log_bytes": 0, "log_sha256": ""}
+    say(session, type="job_final", job=job.id, attempt=1, **final)
+    assert state(job) == "paused"
+
+
+def test_a_cancelled_job_is_ended_on_the_machine(session: AgentSession, job: TrainingJob, alice: User) -> None:
+    training_jobs.cancel(alice, job.id)
+    (stop,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert stop["mode"] == "cancel"
+    (late,) = say(session, type="records", job=job.id, attempt=1, stream="log", first=1, items=[{"text": "late"}])
+    assert (late["type"], late["code"]) == ("error", "stale_attempt")
+
+
+def test_after_a_reconnect_each_job_is_resumed_or_abandoned(
+    session: AgentSession, job: TrainingJob, alice: User
+) -> None:
+    say(session, type="records", job=job.id, attempt=1, stream="log", first=1, items=[{"text": "a"}, {"text": "b"}])
+    held = [{"job": job.id, "attempt": 1, "phase": "running", "last": {"log": 5, "metrics": 0, "event": 0}},
+            {"job": 4711, "attempt": 1, "phase": "running", "last": {}}]  # fmt: skip
+    again = session_of(alice)
+    (welcome,) = say(again, **hello(jobs=held))
+    assert welcome["jobs"] == [
+        {"job": job.id, "attempt": 1, "decision": "resume", "after": {"log": 2, "metrics": 0, "event": 0}},
+        {"job": 4711, "attempt": 1, "decision": "abandon", "after": {}},
+    ]
+    assert again.still_welcome() and not session.still_welcome()
+
+
+def test_somebody_elses_job_is_abandoned(session: AgentSession, job: TrainingJob, bob: User) -> None:
+    theirs = session_of(bob)
+    (welcome,) = say(theirs, **hello("machine-of-bob", jobs=[{"job": job.id, "attempt": 1}]))
+    assert welcome["jobs"][0]["decision"] == "abandon"
+    (answer,) = say(theirs, type="records", job=job.id, attempt=1, stream="log", first=1, items=[{"text": "x"}])
+    assert answer["code"] == "stale_attempt"
+    assert "".join(training_jobs.log_of(job.id)) == ""
+
+
+def test_a_copied_folder_is_refused(session: AgentSession, alice: User) -> None:
+    copy = session_of(alice)
+    (answer,) = say(copy, **hello(secret="another secret"))
+    assert (answer["type"], answer["code"]) == ("error", "cloned")
+    assert copy.agent_id is None and session.still_welcome()
+
+
+def test_a_second_agent_from_a_copied_folder_waits_until_the_first_is_gone(session: AgentSession, alice: User) -> None:
+    copy = session_of(alice)
+    (answer,) = say(copy, **hello(boot="boot-2"))
+    assert (answer["type"], answer["code"]) == ("error", "cloned") and session.still_welcome()
+    session.close()
+    assert types(say(session_of(alice), **hello(boot="boot-2"))) == ["welcome"]
+
+
+def test_a_job_that_its_machine_no_longer_has_does_not_run_for_ever(
+    session: AgentSession, job: TrainingJob, alice: User
+) -> None:
+    session.close()
+    say(session_of(alice), **hello(boot="boot-2"))
+    shown = training_jobs.summary(training_jobs.get_for(alice, job.id))
+    assert shown["status"] == "failed" and shown["error"]["cause"] == "member_machine"
+
+
+def test_an_offer_that_fits_no_frame_does_not_hold_up_the_next(session: AgentSession, alice: User) -> None:
+    dataset = make_dataset(alice)
+    first = training_jobs.create(alice, order(dataset, place={"agent": session.agent_id}))
+    with transaction():
+        first.parameters = {"notes": "x" * 70_000}
+    second = training_jobs.create(alice, order(dataset, place={"agent": session.agent_id}))
+    assert session.orders() == [] and state(first) == "failed"
+    (offer,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert offer["spec"]["job"] == second.id
+
+
+def test_a_revoked_key_is_no_longer_welcome(session: AgentSession, alice: User) -> None:
+    api_keys.revoke(alice, session.key_id)
+    assert not session.still_welcome()
+
+
+def test_the_list_shows_whether_a_machine_is_there(session: AgentSession, alice: User) -> None:
+    (agent,) = agents.list_for(alice)
+    assert agents.is_connected(agent)
+    session.close()
+    db.session.expire_all()
+    assert not agents.is_connected(agents.list_for(alice)[0])
+
+
+@pytest.mark.parametrize("message", [
+    {"type": "heartbeat", "jobs": []}, {"type": "records", "job": 1, "attempt": 1, "stream": "log", "first": 1, "items": []},
+])  # fmt: skip
+def test_nothing_comes_before_hello(app: Flask, alice: User, message: dict[str, Any]) -> None:
+    with pytest.raises(protocol.ProtocolError, match="hello comes first"):
+        say(session_of(alice), **message)
+
+
+class TestFrames:
+    @pytest.mark.parametrize("frame, sentence", [
+        ("{", "not JSON"), ("[]", "object"), ('{"type": 7}', "type"), ('{"type": "magic"}', "unknown message"),
+        ('{"type": "pong", "n": "1"}', "wrong type"), ('{"type": "pong", "n": -1}', "out of range"), ('{"type": "pong", "n": true}', "wrong type"),
+        ('{"type": "pong"}', "lacks"), ('{"type": "pong", "n": NaN}', "not JSON"),
+            ('{"type": "pong", "n": 1e999}', "too large"), (b"binary", "binary"),
+        ('{"type": "records", "job": 1, "attempt": 1, "stream": "secrets", "first": 1, "items": []}', "no stream"),
+    ])  # fmt: skip
+    def test_what_is_no_message_is_said_to_be_none(self, frame: str | bytes, sentence: str) -> None:
+        with pytest.raises(protocol.ProtocolError, match=sentence):
+            protocol.decode(frame, "agent")
+
+    def test_a_frame_has_a_largest_size(self) -> None:
+        with pytest.raises(protocol.ProtocolError, match="larger"):
+            protocol.encode("error", code="x", message="a" * 70_000)
+
+    @given(st.text() | st.binary())
+    def test_whatever_comes_only_a_protocol_error_goes(self, frame: str | bytes) -> None:
+        try:
+            assert isinstance(protocol.decode(frame, "agent")["type"], str)
+        except protocol.ProtocolError:
+            pass
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=10,
+        )
+    )
+    def test_whatever_json_comes_in_a_hello_only_a_protocol_error_goes(self, value: Any) -> None:
+        try:
+            protocol.decode(json.dumps({**hello(), "jobs": value}), "agent")
+        except protocol.ProtocolError:
+            pass
+
+    def test_a_spec_survives_the_wire(self) -> None:
+        spec = protocol.JobSpec(
+            1, 2, "n", "language", {"seed": 1}, {"kind": "local", "path": "/a"}, None, "yard-tiny", "yard-tiny"
+        )
+        frame = protocol.decode(protocol.encode("job_offer", spec=spec.as_dict()), "server")
+        assert protocol.JobSpec.from_dict(frame["spec"]) == spec
+        with pytest.raises(protocol.ProtocolError):
+            protocol.JobSpec.from_dict({"job": 1})

@@ -1,0 +1,460 @@
+"""A job from its order to its end: prices, attempts, reports, orders, failures. On SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from models.accounts import User
+from models.base import db, now, transaction
+from models.training_jobs import Attempt, TrainingJob
+from services import credits, model_versions, subscriptions, training_jobs
+from services.errors import Conflict, Invalid, NotFound, PaymentNeeded
+from services.model_versions import NewFile
+from services.reconcile import reconcile
+from services.training_jobs import Final
+from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, steps
+
+LOST = Final("failed", "platform", "The worker is gone.", None)
+
+
+def fresh(job: TrainingJob) -> TrainingJob:
+    db.session.expire_all()
+    return db.session.get_one(TrainingJob, job.id)
+
+
+def begin(job: TrainingJob) -> TrainingJob:
+    assert training_jobs.claim(job.id, fresh(job).attempt, "test") is not None
+    return fresh(job)
+
+
+def publish(job: TrainingJob, folder: Any) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights")
+    with model_versions.kept([NewFile("model.safetensors", weights, 7, "0" * 64)]) as files, transaction():
+        model_versions.publish(fresh(job), files)
+
+
+def minutes_later(job: TrainingJob, minutes: float) -> None:
+    """Let the first step have been some minutes ago."""
+    with transaction():
+        attempt = db.session.query(Attempt).filter_by(job_id=job.id, number=job.attempt).one()
+        attempt.first_step_at = now() - timedelta(minutes=minutes)
+
+
+class TestOrdering:
+    def test_a_server_job_holds_what_was_quoted(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        assert job.state == "queued" and job.quoted >= 1
+        assert credits.spendable(alice.id) == 200 - job.quoted
+        assert training_jobs.summary(job)["credits"]["held"] == job.quoted
+
+    def test_a_free_member_is_shown_both_ways_on_and_nothing_is_stored(self, app: Flask, alice: User) -> None:
+        with pytest.raises(PaymentNeeded) as refusal:
+            training_jobs.create(alice, order(make_dataset(alice)))
+        assert [way["url"] for way in refusal.value.details["ways"]] == ["/agents", "/pricing"]
+        assert training_jobs.list_for(alice) == [] and credits.spendable(alice.id) == 20
+
+    def test_on_ones_own_machine_it_is_free(self, app: Flask, alice: User) -> None:
+        job = make_agent_job(alice)
+        assert (job.quoted, job.price_per_minute) == (0, 0)
+        assert credits.spendable(alice.id) == 20
+
+    def test_without_enough_credits_no_job_is_made(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "basic")
+        dataset = make_dataset(alice)
+        with pytest.raises(PaymentNeeded, match="are available"):
+            training_jobs.create(alice, order(dataset, parameters={"method": "full", "max_steps": 1_000_000}))
+        assert training_jobs.list_for(alice) == [] and credits.spendable(alice.id) == 200
+
+    @pytest.mark.parametrize("parameters, field", [
+        ({"learning_rate": -1}, "learning_rate"), ({"learning_rate": "fast"}, "learning_rate"),
+        ({"method": "magic"}, "method"), ({"max_steps": 0}, "max_steps"), ({"colour": 1}, "colour"),
+        ({"epochs": 1, "max_steps": 5}, "max_steps"), ({"batch_size": True}, "batch_size"),
+    ])  # fmt: skip
+    def test_a_setting_that_cannot_be_is_named(self, app: Flask, alice: User, parameters: Any, field: str) -> None:
+        agent = make_agent(alice)
+        with pytest.raises(Invalid) as refusal:
+            training_jobs.create(alice, order(make_dataset(alice), place={"agent": agent.id}, parameters=parameters))
+        assert f"parameters.{field}" in refusal.value.fields
+        assert training_jobs.list_for(alice) == []
+
+    def test_somebody_elses_data_and_machine_do_not_exist(self, app: Flask, alice: User, bob: User) -> None:
+        theirs, machine = make_dataset(bob), make_agent(bob)
+        mine = make_agent(alice, "machine-2")
+        with pytest.raises(NotFound):
+            training_jobs.create(alice, order(theirs, place={"agent": mine.id}))
+        with pytest.raises(NotFound):
+            training_jobs.create(alice, order(make_dataset(alice), place={"agent": machine.id}))
+
+    def test_an_unknown_base_model_is_refused_with_what_there_is(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "basic")
+        with pytest.raises(Invalid, match="yard-tiny"):
+            training_jobs.create(alice, order(make_dataset(alice), base_model="../../etc"))
+
+    def test_a_machine_without_torch_is_refused_with_the_command_that_mends_it(self, app: Flask, alice: User) -> None:
+        agent = make_agent(alice)
+        with transaction():
+            agent.ready, agent.missing, agent.advice = False, ["torch"], "Install it with: pip install torch"
+        with pytest.raises(Conflict, match="pip install torch"):
+            training_jobs.create(alice, order(make_dataset(alice), place={"agent": agent.id}))
+
+    def test_a_local_file_outside_the_allowed_folders_is_refused_before_a_row_exists(
+        self, app: Flask, alice: User
+    ) -> None:
+        agent = make_agent(alice)
+        for path in ("/etc/passwd", "/home/alice/models/../secret.jsonl", "relative.jsonl"):
+            with pytest.raises(Invalid) as refusal:
+                training_jobs.create(
+                    alice, order(make_dataset(alice), dataset_id=None, local_path=path, place={"agent": agent.id})
+                )
+            assert "local_path" in refusal.value.fields
+        inside = order(
+            make_dataset(alice), dataset_id=None, local_path="/home/alice/models/a.jsonl", place={"agent": agent.id}
+        )
+        assert training_jobs.create(alice, inside).local_path == "/home/alice/models/a.jsonl"
+
+    def test_a_mapping_that_names_nothing_known_is_refused(self, app: Flask, alice: User) -> None:
+        agent = make_agent(alice)
+        for mapping in ({"colour": "a"}, {"prompt": "x" * 80_000, "completion": "y"}):
+            given = {"dataset_id": None, "local_path": "/home/alice/models/a.jsonl", "mapping": mapping}
+            with pytest.raises(Invalid) as refusal:
+                training_jobs.create(alice, order(make_dataset(alice), place={"agent": agent.id}, **given))
+            assert "mapping" in refusal.value.fields
+
+    def test_the_quote_says_what_create_will_hold(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "basic")
+        wanted = order(make_dataset(alice))
+        quote = training_jobs.price(alice, wanted)
+        assert training_jobs.create(alice, wanted).quoted == quote.credits <= quote.at_most
+
+
+class TestAttempts:
+    def test_only_one_can_claim_an_attempt(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        assert training_jobs.claim(job.id, 1, "one") is not None
+        assert training_jobs.claim(job.id, 1, "two") is None
+
+    def test_what_an_old_attempt_says_changes_nothing(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.end(job.id, 1, LOST)
+        assert fresh(job).attempt == 2
+        with pytest.raises(Conflict, match="is over"):
+            training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 1)])
+        assert training_jobs.renew(job.id, 1) == "cancel"
+        assert not training_jobs.end(job.id, 1, Final("completed"))
+        assert fresh(job).state == "queued"
+
+    def test_a_token_opens_its_attempt_only_while_it_runs(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        token = training_jobs.spec_of(job).token
+        assert training_jobs.token_opens(token) is None
+        begin(job)
+        assert training_jobs.token_opens(token) == (job.id, 1)
+        assert training_jobs.token_opens(token[:-1] + "x") is None
+        training_jobs.cancel(alice, job.id)
+        assert training_jobs.token_opens(token) is None
+
+    def test_a_worker_that_falls_silent_loses_the_attempt_and_the_job_is_queued_again(
+        self, app: Flask, alice: User
+    ) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 3)])
+        with transaction():
+            db.session.query(Attempt).filter_by(job_id=job.id).one().lease_until = now() - timedelta(seconds=1)
+        assert training_jobs.end_lost_attempts() == 1
+        job = fresh(job)
+        assert (job.state, job.attempt) == ("queued", 2)
+        assert (job.charged, job.refunded) == (1, 1)
+        assert reconcile() == []
+
+    def test_a_failure_of_ours_is_tried_three_times_more_and_then_refunded_whole(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        for attempt in (1, 2, 3, 4):
+            begin(job)
+            training_jobs.record(job.id, attempt, "metrics", 1, [steps(1, 2)])
+            training_jobs.end(job.id, attempt, LOST)
+        job = fresh(job)
+        assert (job.state, job.error_cause, job.charged, job.refunded) == ("failed", "platform", 4, 4)
+        assert credits.spendable(alice.id) == 200
+        receipt = training_jobs.receipt(job)
+        assert sum(line["credits"] for line in receipt) == 0 and len(receipt) == 8
+        assert reconcile() == []
+
+    def test_a_failure_of_the_members_data_is_charged_and_not_tried_again(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 2)])
+        training_jobs.end(job.id, 1, Final("failed", "data", "Row 7 is broken.", "Mend it."))
+        shown = training_jobs.summary(fresh(job))
+        assert shown["status"] == "failed" and shown["error"]["cause"] == "data"
+        assert (shown["credits"]["charged"], shown["credits"]["refunded"]) == (1, 0)
+        assert credits.spendable(alice.id) == 199
+
+    def test_a_worker_that_is_asked_to_end_lets_the_job_go_on_elsewhere(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.end(job.id, 1, Final("stopped"))
+        assert (fresh(job).state, fresh(job).attempt, fresh(job).automatic_retries) == ("queued", 2, 0)
+
+    def test_a_finished_job_has_its_model_and_its_unused_credits_back(
+        self, app: Flask, alice: User, tmp_path: Any
+    ) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 10)])
+        publish(job, tmp_path)
+        training_jobs.end(job.id, 1, Final("completed"))
+        shown = training_jobs.summary(fresh(job))
+        assert (shown["status"], shown["stage"], shown["progress"]) == ("completed", "done", 100)
+        assert model_versions.get_for(alice, shown["model_version_id"]).trained_model.name == "first"
+        assert shown["credits"]["held"] == 0 and credits.spendable(alice.id) == 199
+        assert reconcile() == []
+
+    def test_completed_without_files_is_a_failure_of_ours(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.end(job.id, 1, Final("completed"))
+        assert fresh(job).state == "queued" and fresh(job).attempt == 2
+
+
+class TestReports:
+    def test_a_record_is_stored_once_however_often_it_comes(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        lines = [{"text": f"line {i}\n"} for i in range(1, 6)]
+        assert training_jobs.record(job.id, 1, "log", 1, lines[:3]) == 3
+        assert training_jobs.record(job.id, 1, "log", 1, lines[:3]) == 3
+        assert training_jobs.record(job.id, 1, "log", 2, lines[1:]) == 5
+        assert "".join(training_jobs.log_of(job.id)) == "".join(line["text"] for line in lines)
+
+    def test_a_hole_is_not_stored_over(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "1"}])
+        assert training_jobs.record(job.id, 1, "log", 3, [{"text": "3"}]) == 1
+        assert "".join(training_jobs.log_of(job.id)) == "1"
+
+    def test_events_are_numbered_without_a_hole_over_all_streams(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "a"}, {"text": "b"}])
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 2)])
+        numbers = [event.number for event in training_jobs.events_after(job.id, 0)]
+        assert numbers == list(range(1, fresh(job).last_event + 1))
+
+    def test_a_step_trained_again_after_a_resume_counts_once(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 6, loss=2.0)])
+        training_jobs.end(job.id, 1, LOST)
+        begin(job)
+        training_jobs.record(job.id, 2, "metrics", 1, [steps(5, 8, loss=1.0)])
+        loss = training_jobs.series_of(job.id)["loss"]
+        assert [step for step, _ in loss] == list(range(1, 9))
+        assert loss[4] == [5, 1.0 / 5]
+
+    @pytest.mark.parametrize("record", [
+        {"steps": [1], "values": {"loss": []}}, {"steps": ["1"], "values": {}}, {"steps": [-1], "values": {}},
+        {"values": {}}, {"steps": [1], "values": {"n" * 61: [1]}}, "text", {"steps": [1], "values": {f"m{i}": [1] for i in range(101)}},
+    ])  # fmt: skip
+    def test_a_metrics_record_of_the_wrong_shape_is_refused(self, app: Flask, alice: User, record: Any) -> None:
+        job = begin(make_server_job(alice))
+        with pytest.raises(Invalid):
+            training_jobs.record(job.id, 1, "metrics", 1, [record])
+
+    def test_what_an_event_is_called_cannot_break_out_of_the_stream(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        with pytest.raises(Invalid):
+            training_jobs.record(job.id, 1, "event", 1, [{"kind": "x\ndata: forged"}])
+
+    def test_there_is_an_end_to_the_facts_a_runner_can_tell(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        for number in range(1, 6):
+            training_jobs.record(job.id, 1, "event", number, [{"kind": "facts", f"f{number}": "x" * 60_000}])
+        assert set(fresh(job).facts) == {"f1", "f2"}
+
+    def test_infinity_becomes_a_gap_in_the_curve(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [{"steps": [1, 2], "values": {"loss": [float("inf"), 1e308]}}])
+        assert training_jobs.series_of(job.id)["loss"] == [[1, None], [2, None]]
+
+    def test_text_with_nul_and_lone_surrogates_is_stored(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "a\0b\ud800c"}])
+        assert "".join(training_jobs.log_of(job.id)) == "ab?c"
+
+
+class TestMinutes:
+    def test_each_started_minute_between_first_and_last_step_costs_once(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 1)])
+        assert fresh(job).charged == 1
+        minutes_later(job, 2.5)
+        training_jobs.record(job.id, 1, "metrics", 2, [steps(2, 2)])
+        training_jobs.record(job.id, 1, "metrics", 3, [steps(3, 3)])
+        assert fresh(job).charged == 3
+        assert reconcile() == []
+
+    def test_time_without_a_step_is_not_charged(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 1)])
+        minutes_later(job, 4.0)
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "still reading"}])
+        training_jobs.end(job.id, 1, Final("failed", "data", "x", "y"))
+        assert fresh(job).charged == 1
+
+    def test_at_the_promised_most_the_job_pauses_with_its_checkpoint(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 1)])
+        minutes_later(job, 500)
+        training_jobs.record(job.id, 1, "metrics", 2, [steps(2, 2)])
+        assert fresh(job).charged == job.at_most
+        assert training_jobs.renew(job.id, 1) == "stop"
+        training_jobs.end(job.id, 1, Final("stopped"))
+        shown = training_jobs.summary(fresh(job))
+        assert shown["status"] == "paused" and shown["error"]["cause"] == "out_of_credits"
+        resumed = training_jobs.resume(alice, job.id)
+        assert resumed.state == "queued" and resumed.at_most > job.charged
+        assert reconcile() == []
+
+    def test_when_credits_run_out_the_job_pauses_and_nothing_goes_below_zero(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        rest = credits.spendable(alice.id)
+        credits.hold(alice.id, 999, 1, rest, key="elsewhere", reason="another job")
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 1)])
+        minutes_later(job, 50)
+        training_jobs.record(job.id, 1, "metrics", 2, [steps(2, 2)])
+        assert fresh(job).charged == job.quoted and fresh(job).stop_mode == "out_of_credits"
+        training_jobs.end(job.id, 1, Final("stopped"))
+        assert fresh(job).state == "paused"
+        with pytest.raises(PaymentNeeded):
+            training_jobs.resume(alice, job.id)
+        assert fresh(job).state == "paused"
+
+
+class TestOrders:
+    def test_a_queued_job_pauses_at_once_and_its_credits_return(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        assert training_jobs.stop(alice, job.id).state == "paused"
+        assert credits.spendable(alice.id) == 200
+        assert training_jobs.resume(alice, job.id).attempt == 2
+        assert credits.spendable(alice.id) == 200 - job.quoted
+
+    def test_a_running_job_stops_through_its_runner(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.stop(alice, job.id)
+        assert training_jobs.renew(job.id, 1) == "stop"
+        training_jobs.end(job.id, 1, Final("stopped"))
+        assert fresh(job).state == "paused" and fresh(job).error_cause is None
+
+    def test_a_job_that_finishes_while_a_stop_is_on_its_way_is_completed(
+        self, app: Flask, alice: User, tmp_path: Any
+    ) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.stop(alice, job.id)
+        publish(job, tmp_path)
+        training_jobs.end(job.id, 1, Final("completed"))
+        assert fresh(job).state == "completed"
+
+    def test_cancel_is_final_from_any_open_state(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.cancel(alice, job.id)
+        assert training_jobs.renew(job.id, 1) == "cancel"
+        assert not training_jobs.end(job.id, 1, Final("completed"))
+        assert training_jobs.cancel(alice, job.id).state == "cancelled"
+        for verb in (training_jobs.stop, training_jobs.resume, training_jobs.retry):
+            with pytest.raises(Conflict):
+                verb(alice, job.id)
+        assert credits.spendable(alice.id) == 200
+        assert reconcile() == []
+
+    def test_retry_goes_on_with_the_same_job(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.end(job.id, 1, Final("failed", "data", "Row 7 is broken.", "Mend it."))
+        again = training_jobs.retry(alice, job.id)
+        assert (again.id, again.attempt, again.state, again.error_cause) == (job.id, 2, "queued", None)
+
+    def test_somebody_elses_job_does_not_exist(self, app: Flask, alice: User, bob: User) -> None:
+        job = make_server_job(alice)
+        for verb in (
+            training_jobs.stop,
+            training_jobs.resume,
+            training_jobs.retry,
+            training_jobs.cancel,
+            training_jobs.get_for,
+        ):
+            with pytest.raises(NotFound):
+                verb(bob, job.id)
+        assert fresh(job).state == "queued"
+
+
+class TestQueue:
+    def test_no_more_run_at_once_than_the_plan_allows(self, app: Flask, alice: User) -> None:
+        first = make_server_job(alice)
+        second = training_jobs.create(alice, order(make_dataset(alice), name="second"))
+        assert first.dispatched_at is not None and second.dispatched_at is None
+        begin(first)
+        training_jobs.cancel(alice, first.id)
+        training_jobs.push_again()
+        assert fresh(second).dispatched_at is not None
+
+    def test_what_redis_lost_is_pushed_again(self, app: Flask, alice: User) -> None:
+        from services.gateways import gateways
+
+        job = make_server_job(alice)
+        queue = gateways().queue
+        assert queue.holds(job.id, 1)
+        queue.connection.flushdb()
+        assert not queue.holds(job.id, 1)
+        assert training_jobs.push_again() == 0
+        with transaction():
+            fresh(job).dispatched_at = now() - timedelta(seconds=11)
+        assert training_jobs.push_again() == 1
+        assert queue.holds(job.id, 1)
+
+    def test_a_machine_that_is_away_is_disconnected_and_not_failed(self, app: Flask, alice: User) -> None:
+        job = begin(make_agent_job(alice))
+        with transaction():
+            job.agent.last_seen_at = now() - timedelta(minutes=2)  # type: ignore[union-attr]
+        assert training_jobs.mark_disconnected() == 1
+        assert fresh(job).state == "starting" and fresh(job).disconnected_since is not None
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "back"}])
+        assert fresh(job).disconnected_since is None
+
+    def test_a_heartbeat_of_the_machine_ends_the_absence_and_pages_hear_of_it(self, app: Flask, alice: User) -> None:
+        job = begin(make_agent_job(alice))
+        with transaction():
+            fresh(job).disconnected_since = now() - timedelta(minutes=5)
+        before = fresh(job).last_event
+        training_jobs.renew(job.id, 1)
+        assert fresh(job).disconnected_since is None and fresh(job).last_event == before + 1
+
+    def test_after_a_day_without_its_machine_a_job_fails_and_can_be_tried_again(self, app: Flask, alice: User) -> None:
+        job = begin(make_agent_job(alice))
+        with transaction():
+            fresh(job).disconnected_since = now() - timedelta(hours=25)
+        assert training_jobs.give_up_machines() == 1
+        assert fresh(job).error_cause == "member_machine"
+        assert training_jobs.retry(alice, job.id).state == "queued"
+
+
+def test_a_long_training_is_sampled_for_its_page_and_whole_for_programs(app: Flask, alice: User) -> None:
+    job = begin(make_server_job(alice))
+    records = [steps(2 * n - 1, 2 * n) for n in range(1, 3001)]
+    training_jobs.record(job.id, 1, "metrics", 1, records)
+    page, whole = training_jobs.series_of(job.id, 500)["loss"], training_jobs.series_of(job.id)["loss"]
+    assert len(whole) == 6000 and len(page) <= 560
+    assert page[0] == whole[0] and page[-1] == whole[-1] and all(point in whole for point in page)
+
+
+def test_the_plan_counts_what_is_used(app: Flask, alice: User) -> None:
+    make_server_job(alice)
+    used = {limit["name"]: limit["used"] for limit in subscriptions.limits_with_use(alice)}
+    assert used == {"upload_bytes": None, "models": 0, "server_jobs": 1}
+
+
+def test_a_long_curve_keeps_its_ends_and_its_peaks() -> None:
+    from services.training_jobs.queries import thin
+
+    curve = [[step, float(step % 7)] for step in range(1, 10_001)]
+    curve[5000][1] = 99.0
+    short = thin(curve, 500)
+    assert len(short) <= 520
+    assert short[0] == curve[0] and short[-1] == curve[-1] and [5001, 99.0] in short
+    assert [point[0] for point in short] == sorted(point[0] for point in short)
