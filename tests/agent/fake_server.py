@@ -83,6 +83,7 @@ class FakeServer:
         self.drop_every: int | None = None  # cut the connection after so many records messages
         self.ask_again_from: int | None = None  # answer the next log records with resend_from
         self.trouble: list[str] = []  # for the next HTTP requests: cut, half, 500, 503, page, conflict
+        self.broken: str | None = None  # HTTP answers 500 to every path that begins so
         self.gone = False  # HTTP answers 404
         self._offers: list[dict[str, Any]] = []
         self._flying = {"bytes": 0, "records": 0}
@@ -411,6 +412,8 @@ class _Http:
         wanted = int(self.headers.get("content-length", "0"))
         self.server.requests.append(f"{self.method} {self.path}")
         trouble = self.server.trouble.pop(0) if self.server.trouble else ""
+        if self.server.broken and self.path.startswith(self.server.broken):
+            trouble = "500"
         if trouble == "cut":
             return
         while len(body) < wanted:

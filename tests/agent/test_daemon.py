@@ -158,7 +158,7 @@ def test_a_stop_is_obeyed_within_two_seconds_and_the_job_can_be_resumed(machine:
 
 def test_a_stop_while_the_data_is_still_coming(machine: Machine, site: FakeServer) -> None:
     machine.connected()
-    site.trouble = ["500"] * 1000
+    site.broken = "/"
     site.offer(parameters={"steps": 5})
     site.wait_for(lambda: len(site.requests) >= 2)
     site.order("stop")
@@ -168,9 +168,8 @@ def test_a_stop_while_the_data_is_still_coming(machine: Machine, site: FakeServe
 
 def test_a_stop_while_the_result_is_being_uploaded(machine: Machine, site: FakeServer) -> None:
     machine.connected()
+    site.broken = "/api/uploads"
     site.offer(parameters={"steps": 3})
-    site.wait_for(trains(site))
-    site.trouble = ["500"] * 1000
     site.wait_for(lambda: any(request == "POST /api/uploads" for request in site.requests))
     site.order("stop")
     assert site.wait_for(lambda: site.attempt().final, 5)["outcome"] == "stopped"
