@@ -39,6 +39,7 @@ RENEW_SECONDS = 5.0
 FORWARD_SECONDS = 0.5  # each round costs the training a little of its cores
 GIVE_UP_SECONDS = 72.0  # 80 % of the lease: this worker ends the child before anybody else may begin
 BATCH_BYTES = 262_144
+Batch = tuple[int, list[Any]]  # the number of the first record, and the records
 log = structlog.get_logger()
 
 
@@ -130,14 +131,21 @@ class Line:
             self._ending.wait(FORWARD_SECONDS)
 
     def _forward(self) -> None:
-        for stream in STREAMS:
-            while True:
-                first, items = self._spool.read(stream, self._spool.acknowledged[stream], BATCH_BYTES)
-                if not items:
-                    break
-                self._spool.acknowledge(stream, self._stored(stream, first, items))
+        while given := self._unsent():
+            for stream, through in self._stored(given).items():
+                self._spool.acknowledge(stream, through)
 
-    def _stored(self, stream: str, first: int, items: list[Any]) -> int:
+    def _unsent(self) -> dict[str, Batch]:
+        read = {s: self._spool.read(s, self._spool.acknowledged[s], BATCH_BYTES) for s in STREAMS}
+        return {stream: (first, items) for stream, (first, items) in read.items() if items}
+
+    def _stored(self, given: dict[str, Batch]) -> dict[str, int]:
+        try:
+            return training_jobs.record_all(self._spec.job, self._spec.attempt, given)
+        except Invalid:
+            return {stream: self._stored_alone(stream, *batch) for stream, batch in given.items()}
+
+    def _stored_alone(self, stream: str, first: int, items: list[Any]) -> int:
         try:
             return training_jobs.record(self._spec.job, self._spec.attempt, stream, first, items)
         except Invalid as error:  # a record that no page can show must not hold up the others
@@ -166,7 +174,7 @@ class Line:
 def run_training_job(job_id: int, number: int) -> None:
     """Execute one attempt; RQ calls it in a process of its own."""
     child = ForkedChild()  # before create_app: no thread and no connection exists yet
-    os.nice(5)  # the child comes first; reporting can wait a moment
+    _give_way()
     app = create_app()
     with app.app_context():
         spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
@@ -180,6 +188,13 @@ def run_training_job(job_id: int, number: int) -> None:
         signal.signal(signal.SIGTERM, line.end)
         final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform")
         line.finish(final)
+
+
+def _give_way() -> None:
+    """The training comes first: this process gets a smaller share, and never interrupts it just because it woke up."""
+    os.nice(5)
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def work() -> None:

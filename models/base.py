@@ -1,7 +1,7 @@
 """The database, the unit of work, and what every table shares.
 
 `with transaction():` is the only way to write. The outermost block begins, commits or rolls back; blocks inside it join.
-`after_commit(fn)` keeps outside effects (queue, mail, live hints) until the commit has happened. On SQLite a write
+`after_commit(fn, *args)` keeps outside effects (queue, mail, live hints) until the commit has happened. On SQLite a write
 transaction begins IMMEDIATE, so it never fails half-way for a lock, and one lock in the process surrounds it: two greenlets
 of one process in BEGIN IMMEDIATE would freeze each other.
 """
@@ -87,7 +87,7 @@ class Created:
 @dataclass
 class _Work:
     before: list[Callable[[], None]] = field(default_factory=list)
-    after: list[Callable[[], object]] = field(default_factory=list)
+    after: list[tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=list)
 
 
 _sqlite_writer = threading.RLock()
@@ -116,17 +116,18 @@ def transaction() -> Iterator[None]:
             raise
         finally:
             session.info.pop("work", None)
-    for effect in work.after:
-        effect()
+    for effect, arguments in work.after:
+        effect(*arguments)
 
 
-def after_commit(effect: Callable[[], object]) -> None:
-    """Run `effect` once the present transaction is stored; at once when there is none."""
+def after_commit(effect: Callable[..., object], *arguments: Any) -> None:
+    """Call `effect(*arguments)` when the present transaction is stored, once however often it was asked for; at once
+    when there is no transaction."""
     work = db.session().info.get("work")
     if work is None:
-        effect()
-    else:
-        work.after.append(effect)
+        effect(*arguments)
+    elif (effect, arguments) not in work.after:
+        work.after.append((effect, arguments))
 
 
 def before_next_commit(addition: Callable[[], None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets as random
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from argon2 import PasswordHasher
@@ -115,7 +114,7 @@ def forget(email: str) -> None:
             f"Hello {user.username},\n\nset a new password here within {RESET_HOURS} hours:\n\n{link}\n\n"
             "If you did not ask for this, you need not do anything.\n"
         )
-        after_commit(partial(gateways().mail.send, user.email, "Set a new password", text))
+        after_commit(gateways().mail.send, user.email, "Set a new password", text)
 
 
 def check_ticket(secret: str) -> PasswordReset:

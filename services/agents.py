@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -128,7 +127,7 @@ def path_fault(agent: Agent, path: str) -> str | None:
 
 def nudge(agent_id: int) -> None:
     """After the commit, let whoever holds the machine's socket look for orders."""
-    after_commit(partial(gateways().hints.publish, f"agent:{agent_id}"))
+    after_commit(gateways().hints.publish, f"agent:{agent_id}")
 
 
 def _machine(told: Any) -> dict[str, Any]:

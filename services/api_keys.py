@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 
 from sqlalchemy import select, update
 
@@ -51,7 +50,7 @@ def revoke(actor: User, key_id: int) -> None:
     with transaction():
         row = get_for(actor, key_id)
         changed(update(ApiKey).where(ApiKey.id == row.id, ApiKey.revoked_at.is_(None)).values(revoked_at=now()))
-        after_commit(partial(gateways().hints.publish, f"key:{key_id}"))
+        after_commit(gateways().hints.publish, f"key:{key_id}")
 
 
 def identify(given: str) -> ApiKey | None:

@@ -11,7 +11,7 @@ from services.training_jobs.attempts import Final, claim, end, order_of, renew, 
 from services.training_jobs.dispatch import push_again
 from services.training_jobs.orders import cancel, resume, retry, stop
 from services.training_jobs.queries import events_after, get_for, list_for, log_of, log_tail, owner_of, series_of
-from services.training_jobs.record import record
+from services.training_jobs.record import record, record_all
 from services.training_jobs.show import iso, receipt, summaries, summary, whole
 from services.training_jobs.submit import Order, create, price
 from services.training_jobs.watch import end_forgotten, end_lost_attempts, give_up_machines, mark_disconnected
@@ -39,6 +39,7 @@ __all__ = [
     "push_again",
     "receipt",
     "record",
+    "record_all",
     "renew",
     "resume",
     "retry",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 
 from sqlalchemy import func, select, update
 
@@ -72,7 +71,7 @@ def _dispatch(user_id: int) -> None:
             .values(dispatched_at=now())
         )
         if moved:
-            after_commit(partial(gateways().queue.push, job.id, job.attempt, _rank(user_id)))
+            after_commit(gateways().queue.push, job.id, job.attempt, _rank(user_id))
 
 
 def _limits(user_id: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from functools import partial
 from typing import Any
 
 from sqlalchemy import insert
@@ -34,7 +33,7 @@ def append(job: TrainingJob, attempt: int, stream: str, first: int, payloads: li
     job.last_event = number + len(rows)
     db.session.flush()
     db.session.execute(insert(TrainingEvent), rows)
-    after_commit(partial(gateways().hints.publish, f"job:{job.id}"))
+    after_commit(gateways().hints.publish, f"job:{job.id}")
 
 
 def status(job: TrainingJob) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from models.accounts import User
 from models.base import after_commit, now, transaction
 from models.training_jobs import OPEN_STATES, RUNNING_STATES, TrainingJob
@@ -88,4 +86,4 @@ def _own(actor: User, job_id: int) -> TrainingJob:
 def _nudge(job: TrainingJob) -> None:
     if job.agent_id is not None:
         agents.nudge(job.agent_id)
-    after_commit(partial(gateways().hints.publish, f"orders:{job.id}"))
+    after_commit(gateways().hints.publish, f"orders:{job.id}")

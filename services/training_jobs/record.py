@@ -16,26 +16,40 @@ KEPT_FACTS = 131_072  # characters of JSON
 
 
 def record(job_id: int, number: int, stream: str, first: int, items: list[Any]) -> int:
-    """Store records `first`, `first + 1`, ... of a stream; those stored before are left alone.
+    """Store records `first`, `first + 1`, ... of one stream, as `record_all` does; answers its last whole number."""
+    return record_all(job_id, number, {stream: (first, items)})[stream]
 
-    Answers the last number that is stored without a hole: lower than what was sent when something before it is missing.
-    Raises Conflict (`stale_attempt`) for an attempt that is over, Invalid for a record of the wrong shape.
+
+def record_all(job_id: int, number: int, given: dict[str, tuple[int, list[Any]]]) -> dict[str, int]:
+    """Store what came on several streams, `{stream: (first, items)}`, in one transaction; what was stored before is
+    left alone.
+
+    Answers for each stream the last number that is stored without a hole: lower than what was sent when something
+    before it is missing. Raises Conflict (`stale_attempt`) for an attempt that is over, Invalid for a record of the wrong
+    shape; then nothing is stored.
     """
-    payloads = [events.checked(stream, item) for item in items]
+    checked = {
+        stream: (first, [events.checked(stream, item) for item in items]) for stream, (first, items) in given.items()
+    }
     with transaction():
         job = attempts.require_running(job_id, number)
         attempt = attempt_of(job_id, number)
-        stored = attempt.stored.get(stream, 0)
-        new = payloads[max(0, stored + 1 - first) :]
-        if first > stored + 1 or not new:
-            return stored
-        start = max(first, stored + 1)
-        events.append(job, number, stream, start, new)
-        attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
-        attempt.lease_until = now() + attempts.LEASE
-        job.disconnected_since = None
-        _take_in(job, attempt, stream, new)
-        return start + len(new) - 1
+        for stream, (first, payloads) in checked.items():
+            _store(job, attempt, stream, first, payloads)
+        return {stream: attempt.stored.get(stream, 0) for stream in given}
+
+
+def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads: list[dict[str, Any]]) -> None:
+    stored = attempt.stored.get(stream, 0)
+    new = payloads[max(0, stored + 1 - first) :]
+    if first > stored + 1 or not new:
+        return
+    start = max(first, stored + 1)
+    events.append(job, attempt.number, stream, start, new)
+    attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
+    attempt.lease_until = now() + attempts.LEASE
+    job.disconnected_since = None
+    _take_in(job, attempt, stream, new)
 
 
 def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dict[str, Any]]) -> None:
