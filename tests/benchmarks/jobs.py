@@ -1,25 +1,19 @@
-"""Start, overhead and lag of trainings, measured on a whole yard with an agent."""
+"""A yard with a member and a machine, and what is measured there of a training: its start, and its way to the browser."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from agent import demo_data, recipes
+from agent import demo_data
 from tests.benchmarks.figures import Figure, median, quantile
-from tests.running import ROOT, AgentProcess, Member, RunningYard, clean_environment, until
+from tests.running import AgentProcess, Member, RunningYard, until
 
 ROWS = 400
 REALISTIC = {"method": "lora", "batch_size": 8, "max_length": 256, "seed": 1}
@@ -57,19 +51,6 @@ class Bench:
     def job_folder(self, place: str, job: int) -> Path:
         return self.yard.var_dir / "jobs" / str(job) if place == "server" else self.agent.job_folder(job)
 
-    @contextlib.contextmanager
-    def asleep(self) -> Iterator[None]:
-        """Yard and agent take no processor time inside the block."""
-        halted = [*self.yard.family(), *self.agent.family()]
-        for process in halted:
-            process.suspend()
-        try:
-            yield
-        finally:
-            for process in halted:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.resume()
-
 
 # --- from "start" pressed to the first stored step ---------------------------------------------------------------------
 
@@ -96,11 +77,11 @@ def _first_metrics_at(yard: RunningYard, job: int) -> float:
     return datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp()
 
 
-# --- what runner and streaming cost ------------------------------------------------------------------------------------
+# --- from the step to the browser --------------------------------------------------------------------------------------
 
 
 class StepWatch:
-    """Notes when each line of a training's own log appears, looking every 20 ms: the same way for every kind of run."""
+    """Notes when each line of a training's own log appears, looking every 20 ms."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -115,10 +96,6 @@ class StepWatch:
         self._thread.join()
         return self.times
 
-    @property
-    def seconds_per_step(self) -> float:
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
-
     def _watch(self) -> None:
         size = 0
         while True:
@@ -131,72 +108,6 @@ class StepWatch:
             if last:
                 return
             self._over.wait(LOOK_SECONDS)
-
-
-class PlainScript:
-    """The recipe without runner, spool, worker or server: a warm process that forks for each training."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._count = 0
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("plain.py"))], cwd=ROOT, env=clean_environment({}), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self._process.stdout.readline()  # it is warm
-
-    def train(self, parameters: dict[str, Any]) -> float:
-        """Seconds per step of one run, everything else asleep."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._count += 1
-        folder = self._bench.folder / "plain" / str(self._count)
-        folder.mkdir(parents=True)
-        resolved, errors = recipes.check("language", parameters, recipes.YARD_TINY)
-        assert not errors, errors
-        given = {"folder": str(folder), "data": str(self._bench.data), "parameters": resolved}
-        with self._bench.asleep():
-            watch = StepWatch(folder / "trainer_log.jsonl")
-            print(json.dumps(given), file=self._process.stdin, flush=True)
-            code = self._process.stdout.readline().strip()
-            watch.close()
-        assert code == "0", f"the plain training ended with {code}"
-        return watch.seconds_per_step
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-
-
-def overhead(bench: Bench, pairs: int, steps: int) -> list[Figure]:
-    """Seconds per step of a server job that a page follows, against the plain script; same data, same steps, in turns."""
-    parameters = {**REALISTIC, "max_steps": steps}
-    plain = PlainScript(bench)
-    ratios, plain_seconds, yard_seconds = [], [], []
-    try:
-        for number in range(pairs):
-            if number % 2:
-                in_yard, alone = _trained_in_yard(bench, parameters), plain.train(parameters)
-            else:
-                alone, in_yard = plain.train(parameters), _trained_in_yard(bench, parameters)
-            plain_seconds.append(alone)
-            yard_seconds.append(in_yard)
-            ratios.append(100 * (in_yard / alone - 1))
-    finally:
-        plain.close()
-    details = (
-        f"{pairs} pairs of {steps} steps; {min(ratios):+.1f} to {max(ratios):+.1f} %; "
-        f"a step takes {1000 * median(plain_seconds):.0f} ms alone"
-    )
-    raw = {"percent": ratios, "plain_seconds_per_step": plain_seconds, "yard_seconds_per_step": yard_seconds}
-    return [Figure("overhead of runner and streaming, median", median(ratios), "%", 2.0, details, raw)]
-
-
-def _trained_in_yard(bench: Bench, parameters: dict[str, Any]) -> float:
-    return _followed(bench, "server", parameters)[1].seconds_per_step
-
-
-# --- from the step to the browser --------------------------------------------------------------------------------------
 
 
 def lag(bench: Bench, steps: int) -> list[Figure]:

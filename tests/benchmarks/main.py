@@ -29,6 +29,7 @@ from rich.text import Text  # noqa: E402
 from tests.benchmarks import jobs, pages  # noqa: E402
 from tests.benchmarks.figures import Figure  # noqa: E402
 from tests.benchmarks.jobs import Bench  # noqa: E402
+from tests.benchmarks.overhead import overhead  # noqa: E402
 from tests.running import AgentProcess, Member, RunningYard  # noqa: E402
 
 PARTS = ("start", "overhead", "lag", "pages")
@@ -58,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description="Measure start, overhead, lag and pages.")
     parser.add_argument("--only", action="append", choices=PARTS, help="measure this alone; may be given again")
     parser.add_argument("--starts", type=int, default=5, help="how many starts (default: 5)")
-    parser.add_argument("--pairs", type=int, default=5, help="how many pairs of runs for the overhead (default: 5)")
-    parser.add_argument("--steps", type=int, default=40, help="steps of a run for overhead and lag (default: 40)")
+    parser.add_argument("--pairs", type=int, default=20, help="how many pairs of blocks for the overhead (default: 20)")
+    parser.add_argument("--block", type=int, default=10, help="steps of a block for the overhead (default: 10)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a run for the lag (default: 40)")
     parser.add_argument("--requests", type=int, default=40, help="requests for each page (default: 40)")
     parser.add_argument(
         "--large", action="store_true", help="measure the pages over 20,000 jobs and 1,000,000 events too"
@@ -73,7 +75,7 @@ def _measured(parts: Sequence[str], options: argparse.Namespace, console: Consol
             bench.warm_up()
             work: dict[str, Callable[[], list[Figure]]] = {
                 "start": lambda: jobs.start(bench, options.starts),
-                "overhead": lambda: jobs.overhead(bench, options.pairs, options.steps),
+                "overhead": lambda: overhead(bench, options.pairs, options.block),
                 "lag": lambda: jobs.lag(bench, options.steps),
             }
             for name, measure in work.items():
