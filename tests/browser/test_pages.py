@@ -106,7 +106,8 @@ def test_the_wizard_leads_to_a_job_page(visit: Visit) -> None:
     for _ in range(3):
         page.locator("[data-next]:visible").click()
     page.fill("input[name=name]", "from-the-wizard")
-    page.check("input[name=place][value=server]", force=True)
+    page.click("label:has(input[name=place][value=server])")
+    expect(page.locator("input[name=place][value=server]")).to_be_checked()
     expect(page.locator("main")).to_contain_text("credits")
     page.locator("button[type=submit]:visible", has_text="Start").click()
     page.wait_for_url("**/training-jobs/*")
