@@ -2,28 +2,38 @@
 
 from models import (
     accounts,
+    admin,
     agents,
     api_keys,
     credits,
     datasets,
     idempotency,
     model_versions,
+    notices,
+    payments,
     plans,
+    simulated_payments,
     subscriptions,
     training_jobs,
     uploads,
+    usage,
 )
 
 __all__ = [
     "accounts",
+    "admin",
     "agents",
     "api_keys",
     "credits",
     "datasets",
     "idempotency",
     "model_versions",
+    "notices",
+    "payments",
     "plans",
+    "simulated_payments",
     "subscriptions",
     "training_jobs",
     "uploads",
+    "usage",
 ]

@@ -23,7 +23,8 @@ class User(Created, Model):
     username: Mapped[str] = mapped_column(String(40), unique=True)
     password_hash: Mapped[str] = mapped_column(String(255))
     role: Mapped[str] = mapped_column(String(12), default="member")
-    payment_method: Mapped[str] = mapped_column(String(12), default="working")
+    customer_id: Mapped[str | None] = mapped_column(String(80), unique=True)  # at the payment gateway
+    suspended_at: Mapped[datetime | None] = mapped_column(Instant)
 
     # What Flask-Login asks of a user.
     is_authenticated: Literal[True] = True

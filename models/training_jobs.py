@@ -28,6 +28,7 @@ class TrainingJob(Created, Model):
     __table_args__ = (
         Index("ix_training_jobs_user_id_id", "user_id", "id"),
         Index("ix_training_jobs_state_place", "state", "agent_id"),
+        Index("ix_training_jobs_finished", "finished_at", "state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
