@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MAIL_PASSWORD")
+SECRETS = (
+    "SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MAIL_PASSWORD", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+)  # fmt: skip
 UNIX_SOCKET_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
 
 
@@ -43,6 +46,12 @@ class Settings:
     mail_password: str
     mail_use_tls: bool
     mail_sender: str
+    payments: str
+    stripe_secret_key: str
+    stripe_publishable_key: str
+    stripe_webhook_secret: str
+    stripe_api_base: str
+    support_email: str
     trust_proxy: bool
     log_level: str
 
@@ -54,6 +63,9 @@ class Settings:
         port = _whole(env, "PORT", 5000, 1, 65535)
         redis_url = env.get("REDIS_URL", "")
         base_models = env.get("BASE_MODELS_DIR", "")
+        payments = _one_of(env, "PAYMENTS", "simulated", ("simulated", "stripe", "off"))
+        if payments == "stripe" and not env.get("STRIPE_SECRET_KEY"):
+            raise BadSetting("PAYMENTS is stripe, so STRIPE_SECRET_KEY is needed: Stripe's dashboard shows it.")
         return cls(
             port=port,
             host=env.get("HOST") or "127.0.0.1",
@@ -73,6 +85,12 @@ class Settings:
             mail_password=env.get("MAIL_PASSWORD", ""),
             mail_use_tls=_flag(env, "MAIL_USE_TLS", True),
             mail_sender=env.get("MAIL_SENDER") or "trainyard@localhost",
+            payments=payments,
+            stripe_secret_key=env.get("STRIPE_SECRET_KEY", "") if payments == "stripe" else "",
+            stripe_publishable_key=env.get("STRIPE_PUBLISHABLE_KEY", ""),
+            stripe_webhook_secret=env.get("STRIPE_WEBHOOK_SECRET", ""),
+            stripe_api_base=env.get("STRIPE_API_BASE", "").rstrip("/"),
+            support_email=env.get("SUPPORT_EMAIL", ""),
             trust_proxy=_flag(env, "TRUST_PROXY", False),
             log_level=_one_of(env, "LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         )

@@ -9,7 +9,7 @@ from flask import Flask, current_app
 from services.config import Settings
 from services.gateways.hints import Hints
 from services.gateways.mail import Mail
-from services.gateways.payments import SimulatedPayments
+from services.gateways.payments import Payments
 from services.gateways.queue import Queue
 from services.gateways.storage import Disk
 
@@ -21,7 +21,7 @@ class Gateways:
     storage: Disk
     queue: Queue
     hints: Hints
-    payments: SimulatedPayments
+    payments: Payments
 
 
 def open_gateways(app: Flask, settings: Settings) -> None:
@@ -32,7 +32,7 @@ def open_gateways(app: Flask, settings: Settings) -> None:
         storage=Disk(settings.storage_dir),
         queue=Queue(settings.redis_url),
         hints=Hints(settings.redis_url),
-        payments=SimulatedPayments(),
+        payments=Payments(settings),
     )
 
 
