@@ -8,6 +8,7 @@ import sys
 import click
 import structlog
 from flask import Flask
+from flask.cli import with_appcontext
 from flask_migrate import Migrate
 from flask_sock import Sock
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -16,8 +17,9 @@ from werkzeug.routing import IntegerConverter, Map
 import models  # noqa: F401 - every table is known to the migrations
 import routes
 from models.base import db
-from services import yard
+from services import clock, yard
 from services.config import Settings
+from services.errors import NotFound
 from services.gateways import open_gateways
 from services.reconcile import reconcile
 
@@ -53,7 +55,49 @@ def create_app(settings: Settings | None = None) -> Flask:
     open_gateways(app, settings)
     routes.init_app(app, Sock(app))
     app.cli.command("credits-reconcile")(credits_reconcile)
+    app.cli.add_command(clock_commands)
     return app
+
+
+@click.group("clock")
+def clock_commands() -> None:
+    """What runs by itself."""
+
+
+@clock_commands.command("list")
+@with_appcontext
+def clock_list() -> None:
+    """Print the schedule, how each entry went last, and the next renewals."""
+    runs = clock.runs()
+    for entry in clock.SCHEDULE:
+        run = runs.get(entry.name)
+        last = f"last {run.started_at:%Y-%m-%d %H:%M:%S} UTC, {run.total} in all" if run else "never ran"
+        click.echo(f"{entry.name:<22} every {entry.seconds:>6} s   {last}{'   FAILED' if run and run.error else ''}")
+    for subscription in clock.upcoming(20):
+        click.echo(f"{clock.JOB_PREFIX}{subscription.id:<9} {subscription.next_reset_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@clock_commands.command("force")
+@click.argument("name")
+@with_appcontext
+def clock_force(name: str) -> None:
+    """Run one entry, or one renewal (credit_reset_ID), now."""
+    try:
+        click.echo(f"{name}: {clock.force(name)} done.")
+    except NotFound as error:
+        raise click.ClickException(str(error)) from None
+
+
+@clock_commands.command("health")
+@with_appcontext
+def clock_health() -> None:
+    """Say what is wrong with the clock; exit with 1 if anything is."""
+    faults = clock.faults()
+    for sentence in faults:
+        click.echo(sentence)
+    if not faults:
+        click.echo("Every entry runs and no renewal is overdue.")
+    sys.exit(1 if faults else 0)
 
 
 def credits_reconcile() -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from models.accounts import LoginSession, PasswordReset, User
-from models.base import add, after_commit, changed, db, now, transaction
-from services import credits, secrets, subscriptions
+from models.base import add, changed, db, now, transaction
+from services import credits, mails, secrets, subscriptions
 from services.errors import Conflict, Invalid, NotFound, Unauthorized
 from services.gateways import gateways
 
@@ -55,6 +55,8 @@ def log_in(email: str, password: str) -> User:
         raise Unauthorized(WRONG, code="wrong_credentials") from None
     if user is None:
         raise Unauthorized(WRONG, code="wrong_credentials")
+    if user.suspended_at is not None:
+        raise Unauthorized("This account is suspended. Ask whoever runs this server.", code="suspended")
     if hasher.check_needs_rehash(user.password_hash):
         with transaction():
             user.password_hash = hasher.hash(password)
@@ -72,7 +74,7 @@ def begin_session(user: User) -> str:
 def by_session(token: str) -> User | None:
     """The member a session cookie speaks for, unless the session has ended."""
     query = select(User).join(LoginSession, LoginSession.user_id == User.id)
-    return db.session.scalar(query.where(LoginSession.digest == secrets.digest(token)))
+    return db.session.scalar(query.where(LoginSession.digest == secrets.digest(token), User.suspended_at.is_(None)))
 
 
 def end_session(token: str) -> None:
@@ -114,7 +116,7 @@ def forget(email: str) -> None:
             f"Hello {user.username},\n\nset a new password here within {RESET_HOURS} hours:\n\n{link}\n\n"
             "If you did not ask for this, you need not do anything.\n"
         )
-        after_commit(gateways().mail.send, user.email, "Set a new password", text)
+        mails.put(user.email, "Set a new password", text)
 
 
 def check_ticket(secret: str) -> PasswordReset:
@@ -136,14 +138,6 @@ def reset_password(secret: str, new: str) -> User:
         ):
             raise NotFound("This link was used already or is too old. Ask for a new one.", code="link_expired")
         return _set_password(ticket.user_id, new)
-
-
-def set_payment_method(actor: User, card: str) -> None:
-    """Choose the simulated card: `working`, `declined` or `none`."""
-    if card not in ("working", "declined", "none"):
-        raise Invalid.of(card="Choose one of the test cards: working, declined or none.")
-    with transaction():
-        actor.payment_method = card
 
 
 def make_first_admin(file: Path) -> str | None:

@@ -58,7 +58,7 @@ def identify(given: str) -> ApiKey | None:
     if not secrets.looks_like_key(given):
         return None
     row = db.session.scalar(select(ApiKey).where(ApiKey.digest == secrets.digest(given)))
-    if row is None or row.revoked_at is not None:
+    if row is None or row.revoked_at is not None or row.user.suspended_at is not None:
         return None
     if row.last_used_at is None or now() - row.last_used_at > USED_EVERY:
         with transaction():
@@ -68,4 +68,6 @@ def identify(given: str) -> ApiKey | None:
 
 def is_live(key_id: int) -> bool:
     """Whether a key that opened a socket still does."""
-    return db.session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
+    query = select(ApiKey.id).join(User, User.id == ApiKey.user_id)
+    living = (ApiKey.id == key_id, ApiKey.revoked_at.is_(None), User.suspended_at.is_(None))
+    return db.session.scalar(query.where(*living)) is not None

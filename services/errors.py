@@ -4,7 +4,7 @@ DomainError          a sentence for the person, a code for the machine      HTTP
   NotFound           also for "not yours"                                   404
   Unauthorized       nobody, or nobody known                                401
   Forbidden          yours to see, not to do                                403
-  Invalid            something given is wrong; `fields` says what           422 (or 413, 415: `too_large`, `unsupported`)
+  Invalid            something given is wrong; `fields` says what           422 (or 413, 415, 400: its subclasses)
   Conflict           the state has moved on                                 409
   PaymentNeeded      credits or a plan are missing                          402
   Unavailable        a foreign system is away; try again                    503
@@ -66,6 +66,12 @@ class TooLarge(Invalid):
 
 class Unsupported(Invalid):
     code = "unsupported"
+
+
+class Forged(Invalid):
+    """Not from the one it claims to be from, or not whole; becomes 400."""
+
+    code = "forged"
 
 
 class Conflict(DomainError):

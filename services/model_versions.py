@@ -96,10 +96,11 @@ def refuse_one_too_many(actor: User, name: str) -> None:
         select(func.count(TrainedModel.id)).where(TrainedModel.user_id == actor.id, TrainedModel.deleted_at.is_(None))
     )
     if (kept or 0) >= allowed and _named(actor.id, name) is None:
+        plan, advice = subscriptions.way_out(actor, "models", lambda most: bool(most and most > (kept or 0)))
         raise PaymentNeeded(
             f"Your plan keeps {allowed} {'model' if allowed == 1 else 'models'}. Use the name of one you have to train its "
-            "next version, or choose a larger plan.",
-            code="models_full", limit=allowed,
+            f"next version. {advice}",
+            code="models_full", limit=allowed, plan=plan,
         )  # fmt: skip
 
 

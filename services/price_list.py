@@ -1,84 +1,32 @@
-"""The default price list, the verb that puts a list into the database, and what is asked of it.
+"""The price list in the database: what is offered, and every change of it.
 
-`python setup_subscriptions.py` runs `install`; doing so again changes only what differs. A plan that left the list is
-archived, never deleted: subscriptions keep pointing at it.
+`python setup_subscriptions.py` runs `install`; doing so again changes only what differs. A plan that changed gets a new
+version, one that left the list is archived; none is deleted, since subscriptions keep pointing at it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from models.base import add, db, now, transaction
-from models.plans import ActionPrice, Plan
-from services.errors import Invalid, NotFound
-
-MB, GB = 10**6, 10**9
-TRAINING_MINUTE_CPU = "training_minute:cpu"
-
-LIMITS: dict[str, str] = {
-    "upload_bytes": "One upload",
-    "models": "Models kept",
-    "private_models": "Private models",
-    "server_jobs": "Server jobs at once",
-    "image_side": "Largest image side",
-    "queue": "Queue",
-    "v1_api": "OpenAI-compatible API",
-}
-
-DEFAULT: dict[str, Any] = {
-    "plans": [
-        {
-            "name": "free", "display_name": "Free", "price_cents": 0, "monthly_credits": 20,
-            "features": ["Unlimited training on your own machines", "Live curves and logs", "Your models to download"],
-            "limits": {"upload_bytes": 100 * MB, "models": 1, "private_models": False, "server_jobs": 0,
-                       "image_side": 512, "queue": None, "v1_api": "own_machines"},
-        },
-        {
-            "name": "basic", "display_name": "Basic", "price_cents": 999, "monthly_credits": 200,
-            "features": ["Everything in Free", "Training on the server", "Private models"],
-            "limits": {"upload_bytes": 2 * GB, "models": 10, "private_models": True, "server_jobs": 1,
-                       "image_side": 1024, "queue": "normal", "v1_api": "all"},
-        },
-        {
-            "name": "pro", "display_name": "Pro", "price_cents": 2999, "monthly_credits": 1000,
-            "features": ["Everything in Basic", "Three server jobs at once", "Ahead in the queue"],
-            "limits": {"upload_bytes": 20 * GB, "models": 100, "private_models": True, "server_jobs": 3,
-                       "image_side": 1536, "queue": "high", "v1_api": "all"},
-        },
-        {
-            "name": "enterprise", "display_name": "Enterprise", "price_cents": 9999, "monthly_credits": 5000,
-            "features": ["Everything in Pro", "Ten server jobs at once", "First in the queue"],
-            "limits": {"upload_bytes": 200 * GB, "models": 1000, "private_models": True, "server_jobs": 10,
-                       "image_side": 2048, "queue": "first", "v1_api": "all"},
-        },
-    ],
-    "prices": {"message": 1, "image": 1, TRAINING_MINUTE_CPU: 1, "training_minute:cuda": 4},
-}  # fmt: skip
+from models.plans import ActionPrice, Pack, Plan
+from services import catalogues
+from services.errors import Conflict, Invalid, NotFound, Unavailable
 
 
 def install(catalogue: dict[str, Any]) -> dict[str, list[str]]:
-    """Make the database's price list equal `catalogue`; answers which plans were added, changed and archived."""
-    plans = _checked(catalogue)
+    """Make what is offered equal `catalogue`; answers what was added, changed and archived, by name.
+
+    A plan that differs gets a new version, and members keep the one they have. Raises Invalid, naming the place.
+    """
+    plans, packs, prices = catalogues.checked(catalogue)
     done: dict[str, list[str]] = {"added": [], "changed": [], "archived": []}
     with transaction():
-        present = {plan.name: plan for plan in db.session.scalars(select(Plan))}
-        for rank, given in enumerate(plans):
-            values = {**given, "rank": rank, "archived_at": None}
-            plan = present.pop(given["name"], None)
-            if plan is None:
-                add(Plan(**values))
-                done["added"].append(given["name"])
-            elif any(getattr(plan, name) != value for name, value in values.items()):
-                for name, value in values.items():
-                    setattr(plan, name, value)
-                done["changed"].append(given["name"])
-        for name, plan in present.items():
-            if plan.archived_at is None:
-                plan.archived_at = now()
-                done["archived"].append(name)
-        for action, credits in catalogue["prices"].items():
+        _install_plans(plans, done)
+        _install_packs(packs, done)
+        for action, credits in prices.items():
             db.session.merge(ActionPrice(action=action, credits=credits))
     return done
 
@@ -86,6 +34,25 @@ def install(catalogue: dict[str, Any]) -> dict[str, list[str]]:
 def plans() -> list[Plan]:
     """The plans on offer, cheapest first."""
     return list(db.session.scalars(select(Plan).where(Plan.archived_at.is_(None)).order_by(Plan.rank)))
+
+
+def all_plans() -> list[Plan]:
+    """Every version of every plan, the newest versions first inside each rank."""
+    return list(db.session.scalars(select(Plan).order_by(Plan.rank, Plan.name, Plan.version.desc())))
+
+
+def packs() -> list[Pack]:
+    """The packs on offer, smallest first."""
+    return list(db.session.scalars(select(Pack).where(Pack.archived_at.is_(None)).order_by(Pack.credits)))
+
+
+def pack(size: int) -> Pack:
+    """The pack of so many credits that is on offer. Raises Invalid, naming the sizes there are."""
+    found = db.session.scalar(select(Pack).where(Pack.credits == size, Pack.archived_at.is_(None)))
+    if found is None:
+        sizes = ", ".join(f"{one.credits:,}" for one in packs()) or "none at present"
+        raise Invalid.of(pack_size=f"There is no pack of {size:,} credits. On offer: {sizes}.")
+    return found
 
 
 def plan(plan_id: int) -> Plan:
@@ -102,33 +69,104 @@ def free_plan() -> Plan:
         select(Plan).where(Plan.price_cents == 0, Plan.archived_at.is_(None)).order_by(Plan.rank).limit(1)
     )
     if found is None:
-        raise RuntimeError("The price list has no free plan: run `python setup_subscriptions.py`.")
+        raise Unavailable("The price list has no free plan. Whoever runs this server: `python setup_subscriptions.py`.")
     return found
+
+
+def minute_actions() -> list[str]:
+    """The actions that are a minute of server training, one for each class of accelerator."""
+    query = select(ActionPrice.action).where(ActionPrice.action.startswith("training_minute:"))
+    return list(db.session.scalars(query.order_by(ActionPrice.credits)))
 
 
 def price(action: str) -> int:
     """Credits for one unit of an action."""
     found = db.session.get(ActionPrice, action)
     if found is None:
-        raise RuntimeError(f"The price list has no price for {action}: run `python setup_subscriptions.py`.")
+        raise Unavailable(
+            f"The price list has no price for {action}. Whoever runs this server: `python setup_subscriptions.py`."
+        )
     return found.credits
 
 
-def _checked(catalogue: dict[str, Any]) -> list[dict[str, Any]]:
-    wanted = {"name", "display_name", "price_cents", "monthly_credits", "features", "limits"}
-    if not isinstance(catalogue, dict) or not isinstance(catalogue.get("plans"), list) or "prices" not in catalogue:
-        raise Invalid("A catalogue is an object with the fields `plans` (a list) and `prices`.")
-    for number, given in enumerate(catalogue["plans"], start=1):
-        if not isinstance(given, dict) or set(given) != wanted:
-            raise Invalid(f"Plan {number} of the catalogue must have exactly the fields {', '.join(sorted(wanted))}.")
-        if set(given["limits"]) != set(LIMITS):
-            raise Invalid(f"Plan {given['name']}: `limits` must have exactly the fields {', '.join(LIMITS)}.")
-        for name in ("price_cents", "monthly_credits"):
-            if type(given[name]) is not int or given[name] < 0:
-                raise Invalid(f"Plan {given['name']}: `{name}` must be a whole number of at least 0.")
-    for action, credits in catalogue["prices"].items():
-        if type(credits) is not int or credits < 0:
-            raise Invalid(f"The price of `{action}` must be a whole number of at least 0.")
-    if not any(given["price_cents"] == 0 for given in catalogue["plans"]):
-        raise Invalid("The catalogue needs a plan that costs nothing: everybody starts on it.")
-    return list(catalogue["plans"])
+def edit(plan_id: int, values: dict[str, Any]) -> Plan:
+    """Offer a new version of a plan with these values; whoever has the old one keeps it. Raises Invalid, NotFound."""
+    with transaction():
+        old = plan(plan_id)
+        given = {name: getattr(old, name) for name in catalogues.PLAN_FIELDS} | values | {"name": old.name}
+        catalogues.check_plan(given, f"The plan {old.display_name}")
+        return _new_version(old.name, {**given, "rank": old.rank})
+
+
+def create_plan(values: dict[str, Any]) -> Plan:
+    """Offer a plan that was not there before, after all others. Raises Invalid, Conflict."""
+    with transaction():
+        catalogues.check_plan(values, "The plan")
+        if db.session.scalar(select(Plan.id).where(Plan.name == values["name"]).limit(1)) is not None:
+            raise Conflict(
+                f"There is a plan {values['name']} already. Edit it, or choose another name.", code="plan_exists"
+            )
+        rank = db.session.scalar(select(func.max(Plan.rank)))
+        return add(Plan(**values, rank=0 if rank is None else rank + 1))
+
+
+def archive(plan_id: int) -> Plan:
+    """Offer a plan no longer; whoever has it keeps it. Raises Conflict for the last free plan, which everybody starts on."""
+    with transaction():
+        found = plan(plan_id)
+        others = [one for one in plans() if one.id != found.id and not one.is_paid]
+        if not found.is_paid and not others:
+            raise Conflict("Everybody starts on this plan. Create another free plan first.", code="last_free_plan")
+        found.archived_at = found.archived_at or now()
+        return found
+
+
+def activate(plan_id: int) -> Plan:
+    """Offer an archived version again, in place of the version that is on offer now."""
+    with transaction():
+        found = plan(plan_id)
+        for other in plans():
+            if other.name == found.name and other.id != found.id:
+                other.archived_at = now()
+        db.session.flush()
+        found.archived_at = None
+        return found
+
+
+def _install_plans(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> None:
+    present = {plan.name: plan for plan in plans()}
+    for rank, given in enumerate(wanted):
+        old = present.pop(given["name"], None)
+        if old is None:
+            _new_version(given["name"], {**given, "rank": rank})
+            done["added"].append(given["name"])
+        elif any(getattr(old, name) != value for name, value in given.items()):
+            _new_version(given["name"], {**given, "rank": rank})
+            done["changed"].append(given["name"])
+        else:
+            old.rank = rank
+    for name, plan in present.items():
+        plan.archived_at = now()
+        done["archived"].append(name)
+
+
+def _new_version(name: str, values: dict[str, Any]) -> Plan:
+    last = db.session.scalar(select(func.max(Plan.version)).where(Plan.name == name)) or 0
+    db.session.execute(update(Plan).where(Plan.name == name, Plan.archived_at.is_(None)).values(archived_at=now()))
+    return add(Plan(**{**values, "name": name}, version=last + 1))
+
+
+def _install_packs(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> None:
+    present = {pack.credits: pack for pack in packs()}
+    for given in wanted:
+        old = present.pop(given["credits"], None)
+        if old is not None and old.price_cents == given["price_cents"]:
+            continue
+        if old is not None:
+            old.archived_at = now()
+            db.session.flush()
+        add(Pack(**given))
+        done["changed" if old else "added"].append(f"pack of {given['credits']:,}")
+    for credits, pack in present.items():
+        pack.archived_at = now()
+        done["archived"].append(f"pack of {credits:,}")

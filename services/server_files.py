@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
 
 from agent.protocol import JobSpec
-from models.base import db, transaction
+from models.base import db, end_read, now, transaction
 from models.training_jobs import TrainingJob
 from services import base_models, datasets, model_versions
 from services.gateways import gateways
 from services.gateways.storage import sha256_of
 from services.model_versions import NewFile
 from services.training_jobs.attempts import require_running
+
+KEPT_AFTER = {"completed": timedelta(days=1), "cancelled": timedelta(days=1), "failed": timedelta(days=30)}
 
 
 def data_for(spec: JobSpec, folder: Path) -> Path:
@@ -43,6 +49,26 @@ def deliver(spec: JobSpec, output: Path) -> None:
     files = [NewFile(path.relative_to(output).as_posix(), path, path.stat().st_size, sha256_of(path)) for path in paths]
     with model_versions.kept(files) as kept, transaction():
         model_versions.publish(require_running(spec.job, spec.attempt), kept)
+
+
+def forget_old() -> int:
+    """Remove the folders of server jobs that will not go on: a day after they completed or were cancelled, a month after
+    they failed. What is paused keeps its checkpoints. Answers how many folders went."""
+    folders = [path for path in gateways().settings.jobs_dir.glob("*") if path.name.isdigit() and path.is_dir()]
+    numbers = [int(path.name) for path in folders]
+    query = select(TrainingJob.id, TrainingJob.state, TrainingJob.finished_at).where(TrainingJob.id.in_(numbers))
+    known = {row.id: row for row in db.session.execute(query)}
+    end_read()
+    old = [path for path in folders if _is_over(known.get(int(path.name)))]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(old)
+
+
+def _is_over(job: Any) -> bool:
+    if job is None or job.finished_at is None or job.state not in KEPT_AFTER:
+        return False
+    return bool(job.finished_at < now() - KEPT_AFTER[job.state])
 
 
 def _linked(source: Path, target: Path) -> Path:

@@ -32,7 +32,7 @@ def create(actor: User, name: str, size: int, sha256: str | None = None) -> Uplo
     """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, Conflict with too many open."""
     allowed = subscriptions.limit(actor, "upload_bytes")
     if size > allowed:
-        raise too_large(size, allowed)
+        raise too_large(actor, size)
     waiting = db.session.scalar(
         select(func.count(Upload.id)).where(
             Upload.user_id == actor.id, Upload.state == "open", Upload.job_id.is_(None), Upload.expires_at > now()
@@ -129,7 +129,7 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
             while piece := body.read(1 << 20):
                 size += len(piece)
                 if size > allowed:
-                    raise too_large(size, allowed)
+                    raise too_large(actor, size)
                 hashed.update(piece)
                 file.write(piece)
         upload = _create(actor.id, name, size, hashed.hexdigest())
@@ -161,12 +161,13 @@ def path_of(upload: Upload) -> Path:
     return _folder() / upload.id
 
 
-def too_large(size: int, allowed: int) -> TooLarge:
-    """The refusal of a file above the plan's limit."""
+def too_large(actor: User, size: int) -> TooLarge:
+    """The refusal of a file above the limit of its owner's plan."""
+    allowed = subscriptions.limit(actor, "upload_bytes")
+    plan, advice = subscriptions.way_out(actor, "upload_bytes", lambda most: bool(most and most >= size))
     return TooLarge(
-        f"This file is {_megabytes(size)} and your plan takes files up to {_megabytes(allowed)}. "
-        "Split it, or choose a plan with a higher limit.",
-        {"file": f"At most {_megabytes(allowed)} on your plan."}, limit_bytes=allowed,
+        f"This file is {_megabytes(size)} and your plan takes files up to {_megabytes(allowed)}. Split it. {advice}",
+        {"file": f"At most {_megabytes(allowed)} on your plan."}, limit_bytes=allowed, plan=plan,
     )  # fmt: skip
 
 

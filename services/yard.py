@@ -24,7 +24,7 @@ import psutil
 from flask import Flask
 from flask_migrate import upgrade
 
-from services import accounts, price_list
+from services import accounts, catalogues, price_list
 from services.config import BadSetting, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -100,10 +100,15 @@ def prepare(app: Flask, settings: Settings) -> str | None:
     """Bring the database up to date: tables, the price list if there is none, the first admin, whose password is answered."""
     settings.var_dir.mkdir(parents=True, exist_ok=True)
     with app.app_context():
-        upgrade(directory=str(ROOT / "migrations"))
+        migrate()
         if not price_list.plans():
-            price_list.install(price_list.DEFAULT)
+            price_list.install(catalogues.DEFAULT)
         return accounts.make_first_admin(settings.var_dir / "first-admin.txt")
+
+
+def migrate() -> None:
+    """Bring the tables up to date."""
+    upgrade(directory=str(ROOT / "migrations"))
 
 
 def _parts(settings: Settings) -> list[Part]:

@@ -15,7 +15,7 @@ from agent.protocol import CAUSES, OUTCOMES, JobSpec
 from models.base import add, changed, db, now, transaction
 from models.credits import LedgerOperation
 from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
-from services import base_models, credits, model_versions, secrets
+from services import base_models, credits, model_versions, secrets, subscriptions
 from services.errors import Conflict, Invalid
 from services.gateways import gateways
 from services.training_jobs import dispatch, events
@@ -65,6 +65,7 @@ def open_first(job: TrainingJob) -> None:
 
 def hold(job: TrainingJob) -> LedgerOperation:
     """Set credits aside for the present attempt: what was quoted, as far as the promise `at_most` has room."""
+    subscriptions.live(job.user_id)  # opens what is due before anything is spent
     amount = max(0, min(job.quoted, job.at_most - (job.charged - job.refunded)))
     return credits.hold(
         job.user_id, job.id, job.attempt, amount, key=f"hold:{job.id}:{job.attempt}:0", reason=f"Held for “{job.name}”"

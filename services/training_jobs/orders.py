@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.accounts import User
 from models.base import after_commit, now, transaction
 from models.training_jobs import OPEN_STATES, RUNNING_STATES, TrainingJob
-from services import agents, credits
+from services import agents, credits, subscriptions
 from services.errors import Conflict, PaymentNeeded
 from services.gateways import gateways
 from services.training_jobs import attempts, events, submit
@@ -70,6 +70,7 @@ def _again(actor: User, job_id: int, state: str, sentence: str) -> TrainingJob:
 def _let_go_on(job: TrainingJob) -> None:
     """The member agrees to another round at the quoted price, on top of what it cost so far."""
     job.at_most = max(job.at_most, job.charged - job.refunded + 2 * job.quoted)
+    subscriptions.live(job.user_id)
     available = credits.spendable(job.user_id)
     if available < job.quoted:
         raise PaymentNeeded(

@@ -7,7 +7,8 @@ from typing import Any
 
 from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
-from services import credits
+from services import credits, subscriptions
+from services.gateways import gateways
 from services.training_jobs import attempts, events
 from services.training_jobs.queries import attempt_of
 
@@ -119,7 +120,8 @@ def _meter(job: TrainingJob, attempt: Attempt, minutes: int) -> None:
             job.stop_mode = "out_of_credits"
         else:
             attempt.minutes_charged += 1
-            credits.tick(job.user_id, job.id, attempt.number, attempt.minutes_charged, job.price_per_minute)
+            usage = credits.Usage(f"training_minute:{gateways().settings.accelerator}", job.recipe, job.base_name[:200])
+            credits.tick(job.user_id, job.id, attempt.number, attempt.minutes_charged, job.price_per_minute, usage)
             job.charged += job.price_per_minute
 
 
@@ -128,6 +130,7 @@ def _covered(job: TrainingJob, attempt: Attempt) -> bool:
     lacking = job.price_per_minute - credits.held_for(job.id, attempt.number)
     if lacking <= 0:
         return True
+    subscriptions.live(job.user_id)  # a period that begins meanwhile pays for what comes
     attempt.extensions += 1
     key = f"hold:{job.id}:{attempt.number}:{attempt.extensions}"
     return not credits.hold(

@@ -103,6 +103,10 @@ def _check(actor: User, order: Order) -> Checked:
     if agent is not None:
         return Checked(order, parameters, data, agent, base, 0, FREE)
     accelerator = gateways().settings.accelerator
+    subscriptions.refuse_beyond(
+        actor, "accelerators", f"does not train on this server's accelerator ({accelerator}).",
+        lambda classes: accelerator in (classes or ["cpu"]),
+    )  # fmt: skip
     per_minute = price_list.price(f"training_minute:{accelerator}")
     assert data is not None
     cost = quote(data, parameters, base.name, base.parameters, accelerator, per_minute)
