@@ -14,7 +14,8 @@ from routes.answers import Given, answer, form, read, wants_json
 from routes.api_keys import shown_keys
 from routes.guards import actor, begin_session
 from routes.subscriptions import shown as shown_subscription
-from services import accounts, credits, subscriptions
+from routes.subscriptions import till
+from services import accounts, payments, subscriptions
 
 doors = Blueprint("accounts", __name__)
 bp = Blueprint("account", __name__)
@@ -134,9 +135,10 @@ def change_password() -> Response:
 @bp.post("/payment-method")
 @form("accounts/show.html", lambda: context())
 def payment_method() -> Response:
-    accounts.set_payment_method(actor(), read(PaymentMethod).card)
+    card = read(PaymentMethod).card
+    payments.choose_test_card(actor(), card)
     flash("Your payment method is changed.", "success")
-    return answer({"payment_method": actor().payment_method}, to=url_for("account.show"))
+    return answer({"payment_method": card}, to=url_for("account.show"))
 
 
 def context(new_key: str | None = None) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def context(new_key: str | None = None) -> dict[str, Any]:
     user = actor()
     return {
         "subscription": shown_subscription(subscriptions.current(user)), "keys": shown_keys(user), "new_key": new_key,
-        "payment_method": user.payment_method, "ledger": credits.statement(user.id),
+        "card": payments.card_of(user), **till(),
     }  # fmt: skip
 
 

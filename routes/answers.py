@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from werkzeug.wrappers import Response
 
 from services.errors import Conflict, Forbidden, Invalid, PaymentNeeded, Unauthorized, Unavailable
+from services.gateways import gateways
 
 Schema = TypeVar("Schema", bound=BaseModel)
 STATUS_SHOWN_IN_FORM = {
@@ -84,9 +85,15 @@ def answer(data: Any, status: int = 200, *, page: str | None = None, to: str | N
         response.status_code = status
         return response
     if to is not None:
-        return redirect(to, code=303)
+        return redirect(from_here(to), code=303)
     assert page is not None
     return Response(render_template(page, **context), status=status, mimetype="text/html")
+
+
+def from_here(url: str) -> str:
+    """An address of our own as a path: whoever came by another name of this server stays there, logged in."""
+    public = gateways().settings.public_url
+    return url.removeprefix(public) if url.startswith(f"{public}/") else url
 
 
 def form(page: str, context: Callable[[], dict[str, Any]] = dict) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

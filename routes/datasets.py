@@ -93,7 +93,7 @@ def _received() -> tuple[NewDataset, Upload]:
     allowed = subscriptions.limit(actor(), "upload_bytes")
     if request.mimetype == "multipart/form-data":
         if (request.content_length or 0) > allowed + FORM_ROOM:
-            raise uploads.too_large(request.content_length or 0, allowed)
+            raise uploads.too_large(actor(), request.content_length or 0)
         request.max_content_length = allowed + FORM_ROOM
     given = read(NewDataset)
     file: FileStorage | None = request.files.get("file")

@@ -17,6 +17,7 @@ from services.errors import (
     Conflict,
     DomainError,
     Forbidden,
+    Forged,
     Invalid,
     NotFound,
     PaymentNeeded,
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 STATUS: list[tuple[type[DomainError], int, str]] = [
     (NotJson, 400, "This could not be read"),
+    (Forged, 400, "This could not be trusted"),
     (Unauthorized, 401, "Log in first"),
     (PaymentNeeded, 402, "Not in your plan"),
     (Forbidden, 403, "Not allowed"),
@@ -42,6 +44,7 @@ STATUS: list[tuple[type[DomainError], int, str]] = [
     (Unavailable, 503, "Away for a moment"),
     (DiskFull, 507, "No room"),
 ]
+TITLES = dict.fromkeys(("card_declined", "authentication_required", "no_card"), "The payment did not work")
 SENTENCES = {
     400: "The request could not be read.",
     404: "There is nothing at this address.",
@@ -64,6 +67,7 @@ def init_app(app: Flask) -> None:
 
 def _domain(error: DomainError) -> Response:
     status, title = next((code, name) for kind, code, name in STATUS if isinstance(error, kind))
+    title = TITLES.get(error.code, title)
     body = {"code": error.code, "message": error.message, **error.details}
     if getattr(error, "fields", None):
         body["fields"] = error.fields  # type: ignore[attr-defined]

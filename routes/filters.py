@@ -8,15 +8,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, url_for
+from flask import Flask, current_app, url_for
 from markupsafe import Markup, escape
 
+from models.credits import Wallet
 from routes.guards import visitor
+from routes.subscriptions import till
+from services import credits as wallets
 
 
 def init_app(app: Flask) -> None:
     """Make the filters and globals known to every template."""
-    for function in (ago, exact, money, credits, bytes_, duration, number):
+    for function in (ago, exact, day, money, credits, bytes_, duration, number):
         app.add_template_filter(function, function.__name__.rstrip("_"))
     app.add_template_global(Assets(Path(app.static_folder or "")).url, "asset")
     app.add_template_global(lambda: uuid.uuid4().hex, "idempotency_key")
@@ -26,7 +29,21 @@ def init_app(app: Flask) -> None:
 def _shared() -> dict[str, Any]:
     user = visitor()
     member = {"id": user.id, "username": user.username, "email": user.email, "role": user.role} if user else None
-    return {"member": member, "form": {}, "errors": {}}
+    has_panel = user is not None and user.role != "member" and "admin.dashboard" in current_app.view_functions
+    return {
+        "member": member,
+        "has_admin_panel": has_panel,
+        "wallet_now": _wallet_now,
+        "form": {},
+        "errors": {},
+        **till(),
+    }
+
+
+def _wallet_now() -> Wallet | None:
+    """The visitor's credits as the last operation left them: one row, read only by pages that show them."""
+    user = visitor()
+    return wallets.wallet_of(user.id) if user else None
 
 
 class Assets:
@@ -60,6 +77,12 @@ def exact(at: str | datetime | None) -> str:
     """`21 Nov 2026, 14:03 UTC`."""
     moment = _instant(at)
     return f"{moment.day} {moment:%b %Y, %H:%M} UTC" if moment else ""
+
+
+def day(at: str | datetime | None) -> str:
+    """`21 Nov 2026`."""
+    moment = _instant(at)
+    return f"{moment.day} {moment:%b %Y}" if moment else ""
 
 
 def money(cents: int) -> str:

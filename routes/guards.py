@@ -12,7 +12,7 @@ from models.accounts import User
 from models.api_keys import ApiKey
 from routes.answers import wants_json
 from services import accounts, api_keys, training_jobs
-from services.errors import Forbidden, Unauthorized
+from services.errors import Forbidden, NotFound, Unauthorized
 
 login_manager = LoginManager()
 
@@ -63,6 +63,22 @@ def signed_in() -> Response | None:
     if key() and key().scope != "full":  # type: ignore[union-attr]
         raise Forbidden("A key of scope `agent` only connects a machine. Make one of scope `full`.", code="wrong_scope")
     return None
+
+
+def admins() -> Response | None:
+    """An admin or a superadmin; for a member there is nothing here, as with everything that is not theirs."""
+    away = signed_in()
+    if away is None and not actor().is_admin:
+        raise NotFound("There is nothing at this address.")
+    return away
+
+
+def superadmins() -> Response | None:
+    """A superadmin: who may change plans, prices and roles."""
+    away = admins()
+    if away is None and actor().role != "superadmin":
+        raise Forbidden("Only superadmins change plans, prices and roles. Ask one of them.", code="superadmins_only")
+    return away
 
 
 def machine() -> None:

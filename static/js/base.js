@@ -119,33 +119,67 @@
   });
 
   // --- Forms: ask before what cannot be undone, send once ---
+  // data-preview: the address that knows what the form would do; its answer is part of the question (js/billing.js).
   const dialog = document.getElementById("confirm");
+  const standardTitle = dialog.querySelector("h2").textContent;
   let asked = null;
+  function showQuestion(form, { text, facts = [] }) {
+    const { confirmTitle, confirmButton, confirmTone } = form.dataset;
+    const button = dialog.querySelector("[value=yes]");
+    const list = dialog.querySelector("[data-confirm-facts]");
+    dialog.querySelector("h2").textContent = confirmTitle || standardTitle;
+    dialog.querySelector("[data-confirm-text]").textContent = text;
+    list.hidden = !facts.length;
+    list.replaceChildren(
+      ...facts.flatMap(([name, value]) => [
+        Object.assign(document.createElement("dt"), { textContent: name }),
+        Object.assign(document.createElement("dd"), { textContent: value }),
+      ]),
+    );
+    button.textContent = confirmButton || "Go on";
+    button.className = `btn btn-${confirmTone || "danger"}`;
+    dialog.returnValue = "";
+    dialog.onclose = () => {
+      if (dialog.returnValue === "yes") send(form);
+    };
+    dialog.showModal();
+  }
+  function send(form) {
+    const current = form.isConnected ? form : document.querySelector(`form[action="${form.getAttribute("action")}"]`);
+    if (!current) {
+      yard.toast("That is no longer possible: the state has changed.");
+      return;
+    }
+    asked = current;
+    current.requestSubmit();
+  }
+  async function ask(form) {
+    if (!form.dataset.preview) {
+      showQuestion(form, { text: form.dataset.confirm });
+      return;
+    }
+    if (form.dataset.looking) return;
+    form.dataset.looking = "yes";
+    each("button[type=submit]", (button) => button.setAttribute("aria-busy", "true"), form);
+    const words = await yard.preview(form);
+    delete form.dataset.looking;
+    each("button[type=submit]", (button) => button.removeAttribute("aria-busy"), form);
+    if (words) showQuestion(form, words);
+  }
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (form.dataset.confirm && asked !== form && dialog.showModal) {
       event.preventDefault();
-      dialog.querySelector("[data-confirm-text]").textContent = form.dataset.confirm;
-      dialog.querySelector("[value=yes]").textContent = form.dataset.confirmButton || "Go on";
-      dialog.returnValue = "";
-      dialog.showModal();
-      dialog.onclose = () => {
-        if (dialog.returnValue !== "yes") return;
-        const current = form.isConnected
-          ? form
-          : document.querySelector(`form[action="${form.getAttribute("action")}"]`);
-        if (!current) {
-          yard.toast("That is no longer possible: the state has changed.");
-          return;
-        }
-        asked = current;
-        current.requestSubmit();
-      };
+      ask(form);
       return;
     }
     asked = null;
     if (event.defaultPrevented || form.method === "dialog") return;
     if (form.dataset.sent) {
+      event.preventDefault();
+      return;
+    }
+    if (!form.dispatchEvent(new CustomEvent("beforesend", { bubbles: true, cancelable: true }))) {
       event.preventDefault();
       return;
     }

@@ -3,6 +3,11 @@
   const grouped = new Intl.NumberFormat("en-US");
 
   const number = (value) => grouped.format(value);
+  const money = (cents) =>
+    `$${(cents / 100).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
+  // `21 Nov 2026`, in UTC like every time the server writes.
+  const day = (instant) =>
+    new Date(instant).toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
   const credits = (count) => `${grouped.format(count)} ${count === 1 ? "credit" : "credits"}`;
 
   function bytes(count) {
@@ -52,5 +57,5 @@
     return x.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4);
   }
 
-  window.trainyard.format = { number, credits, bytes, duration, ago, value };
+  window.trainyard.format = { number, credits, money, day, bytes, duration, ago, value };
 })();
