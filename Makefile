@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test demo lint bench screenshots agent clean
+.PHONY: help run test demo lint bench bench-billing screenshots agent clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 run: $(VENV)/.installed ## start the whole platform here: Redis, web, worker, clock (PORT, VAR_DIR)
 	@exec $(BIN)/python app.py
@@ -28,6 +28,9 @@ lint: $(VENV)/.tested ## ruff, and mypy strict on services, models and agent
 bench: $(VENV)/.tested ## measure: start, overhead, lag, pages
 	@tests/find_chromium.sh
 	@exec $(BIN)/python tests/benchmarks/main.py
+
+bench-billing: $(VENV)/.tested ## measure on PostgreSQL: spends beside pgbench, renewals, billing pages (ARGS="--members 2000")
+	@exec $(BIN)/python tests/benchmarks/billing.py $(ARGS)
 
 screenshots: $(VENV)/.tested ## take the pictures in docs/screenshots again
 	@tests/find_chromium.sh

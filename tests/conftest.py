@@ -26,9 +26,9 @@ from sqlalchemy import text
 
 from app import create_app
 from models.accounts import User
-from models.base import db
+from models.base import db, now
 from routes.limits import limiter
-from services import accounts, price_list
+from services import accounts, catalogues, price_list
 from services.config import Settings
 from tests.postgres import PrivateServer, loopback_server
 
@@ -105,10 +105,11 @@ class Yard:
         }  # fmt: skip
         self.app = create_app(Settings.from_env(env))
         self.app.testing = True
+        self.app.extensions["gateways"].payments.simulator.deliver = False  # nothing listens; tests hand events over
         self.app.test_client_class = Program
         with self.app.app_context():
             upgrade(directory=str(ROOT / "migrations"))
-            price_list.install(price_list.DEFAULT)
+            price_list.install(catalogues.DEFAULT)
             for name in ("alice", "bob"):
                 accounts.sign_up(f"{name}@example.com", name, PASSWORD)
             self._keep()
@@ -117,6 +118,7 @@ class Yard:
         """Go back to alice and bob on the Free plan, and nothing else."""
         with self.app.app_context():
             limiter.reset()
+            self.app.extensions["gateways"].payments.simulator.clock = now
             shutil.rmtree(self.folder / "var", ignore_errors=True)
             self._restore()
 

@@ -34,10 +34,11 @@ from services import (
     accounts,
     agents,
     api_keys,
+    catalogues,
     datasets,
     model_versions,
+    payments,
     price_list,
-    subscriptions,
     training_jobs,
     uploads,
 )
@@ -99,7 +100,7 @@ def measure(requests: int, size: Size = REALISTIC) -> list[Figure]:
         app = create_app(Settings.from_env(settings))
         with app.app_context():
             upgrade(directory=str(ROOT / "migrations"))
-            price_list.install(price_list.DEFAULT)
+            price_list.install(catalogues.DEFAULT)
             filled = fill(folder, size)
             about = _about()
         client = app.test_client()
@@ -165,7 +166,7 @@ def fill(folder: Path, size: Size) -> Filled:
     """One member with one of everything, made by the same verbs as in life; then copies of it in any number."""
     alice = accounts.sign_up(EMAIL, "alice", PASSWORD)
     bob = accounts.sign_up("bob@example.com", "bob", PASSWORD)
-    subscriptions.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "enterprise"))
+    payments.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "enterprise"))
     dataset = _dataset(alice, folder)
     for number in range(3):
         key, _ = api_keys.create(alice, f"key {number}", "agent")

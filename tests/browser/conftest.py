@@ -42,10 +42,11 @@ def chromium_path() -> str:
 
 @dataclass
 class Site:
-    """Where the server answers, and what is in it."""
+    """Where the server answers, what is in it, and the settings it runs with."""
 
     url: str
     scene: scene.Scene
+    settings: Settings
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stdout=log, stderr=log)
     try:
         _wait(f"http://localhost:{port}/healthz")
-        yield Site(f"http://localhost:{port}", built)
+        yield Site(f"http://localhost:{port}", built, settings)
     finally:
         server.terminate()
         server.wait(20)

@@ -23,8 +23,8 @@ from services import (
     api_keys,
     datasets,
     model_versions,
+    payments,
     price_list,
-    subscriptions,
     training_jobs,
     uploads,
 )
@@ -57,7 +57,7 @@ def build(folder: Path) -> Scene:
     """Fill the database of the present application."""
     alice = accounts.sign_up(EMAIL, "alice", PASSWORD)
     accounts.sign_up(NEWCOMER, "bob", PASSWORD)
-    subscriptions.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "pro"))
+    payments.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "pro"))
     code = _dataset(alice, folder)
     workstation, laptop = _machine(alice, "workstation", True), _machine(alice, "laptop", False)
     completed = _job(alice, code, "describe-to-code", 300)

@@ -12,12 +12,14 @@ from tests.browser.conftest import Site, Visit
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 PUBLIC = {"home": "/", "pricing": "/pricing", "signup": "/signup", "login": "/login"}
-EMPTY = {"dashboard-new": "/dashboard", "datasets-empty": "/datasets"}
+EMPTY = {"billing-new": "/billing", "dashboard-new": "/dashboard", "datasets-empty": "/datasets"}
 PRIVATE = {
     "dashboard": "/dashboard", "account": "/account", "datasets": "/datasets", "dataset-new": "/datasets/new",
     "dataset": "/datasets/{dataset}", "ai-training": "/ai-training", "models": "/ai-training?tab=models",
     "wizard": "/training-jobs/new", "job-running": "/training-jobs/{running}", "job-completed": "/training-jobs/{completed}",
     "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}", "model": "/models/{model}", "agents": "/agents",
+    "pricing-member": "/pricing?interval=year", "billing": "/billing", "billing-history": "/billing/history",
+    "billing-usage": "/billing/usage",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ PRIVATE = [
     "/dashboard", "/account", "/datasets", "/datasets/new", "/datasets/{dataset}", "/ai-training", "/ai-training?tab=models",
     "/training-jobs/new", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
     "/training-jobs/{paused}", "/training-jobs/{away}", "/models/{model}", "/agents",
+    "/pricing", "/pricing?interval=year", "/billing", "/billing?interval=year", "/billing/history", "/billing/usage",
 ]  # fmt: skip
 
 
@@ -49,6 +50,7 @@ def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: 
     faults = [fault for path in paths(site, PUBLIC) for fault in faults_of(visit, path)]
     visit.log_in(scene.NEWCOMER)
     empty = ["/dashboard", "/datasets", "/ai-training", "/ai-training?tab=models", "/agents", "/training-jobs/new"]
+    empty += ["/billing", "/billing/usage"]
     faults += [fault for path in empty for fault in faults_of(visit, path)]
     context.clear_cookies()
     visit.log_in()

@@ -11,15 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = [
-    ["errors", "config", "calendar", "secrets", "dataset_quality"],
+    ["errors"],
+    ["config", "calendar", "catalogues", "secrets", "dataset_quality"],
     ["gateways"],
-    ["price_list", "credits", "dataset_inspection", "agent_program", "web_worker", "api_keys", "agents", "idempotency"],
-    ["subscriptions", "reconcile"],
+    ["price_list", "mails", "dataset_inspection", "agent_program", "web_worker", "api_keys", "agents", "idempotency"],
+    ["notices"],
+    ["credits"],
+    ["subscriptions", "usage"],
+    ["payments", "reconcile"],
     ["accounts", "uploads", "model_versions"],
     ["datasets", "base_models"],
     ["training_jobs"],
     ["agent_sessions", "attempt_files", "server_files"],
-    ["clock"],
+    ["clock", "admin"],
     ["yard"],
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -19,6 +19,8 @@ from services import credits
 from services.errors import Conflict, PaymentNeeded
 from services.reconcile import reconcile
 
+USAGE = credits.Usage("training_minute:cpu", "language", "yard-tiny")
+
 
 def grant(
     user: User, amount: int, priority: int = GRANTED, days: float | None = None, key: str = ""
@@ -57,7 +59,7 @@ def test_what_was_not_used_returns_to_the_lots_it_came_from(app: Flask, alice: U
     grant(alice, 10, PACK)
     credits.hold(alice.id, 1, 1, 26, key="h", reason="job")
     for minute in (1, 2, 3):
-        credits.tick(alice.id, 1, 1, minute, 2)
+        credits.tick(alice.id, 1, 1, minute, 2, USAGE)
     assert credits.settle(alice.id, 1, 1) == 20
     assert lots(alice) == [(MONTHLY, 14), (PACK, 10)]
     assert credits.held(alice.id) == 0
@@ -73,14 +75,14 @@ def test_settling_twice_gives_the_first_answer_and_moves_nothing(app: Flask, ali
 
 def test_a_minute_is_charged_once_however_often_it_is_delivered(app: Flask, alice: User) -> None:
     credits.hold(alice.id, 1, 1, 5, key="h", reason="job")
-    first = credits.tick(alice.id, 1, 1, 1, 1)
-    assert credits.tick(alice.id, 1, 1, 1, 1).id == first.id
+    first = credits.tick(alice.id, 1, 1, 1, 1, USAGE)
+    assert credits.tick(alice.id, 1, 1, 1, 1, USAGE).id == first.id
     assert credits.held(alice.id) == 4
 
 
 def test_a_refund_brings_back_what_was_charged_once(app: Flask, alice: User) -> None:
     credits.hold(alice.id, 1, 1, 5, key="h", reason="job")
-    credits.tick(alice.id, 1, 1, 1, 3)
+    credits.tick(alice.id, 1, 1, 1, 3, USAGE)
     assert credits.refund(alice.id, 1, 1, reason="ours") == 3
     assert credits.refund(alice.id, 1, 1, reason="ours") == 0
     credits.settle(alice.id, 1, 1)
@@ -89,7 +91,7 @@ def test_a_refund_brings_back_what_was_charged_once(app: Flask, alice: User) -> 
 
 def test_a_refund_after_settling_goes_back_to_the_lots(app: Flask, alice: User) -> None:
     credits.hold(alice.id, 1, 1, 5, key="h", reason="job")
-    credits.tick(alice.id, 1, 1, 1, 3)
+    credits.tick(alice.id, 1, 1, 1, 3, USAGE)
     credits.settle(alice.id, 1, 1)
     assert credits.refund(alice.id, 1, 1, reason="ours") == 3
     assert credits.spendable(alice.id) == 20
@@ -177,7 +179,7 @@ def test_the_same_operation_from_ten_places_at_once_happens_once(app: Flask, ali
 
 def test_the_statement_explains_every_change_of_the_balance(app: Flask, alice: User) -> None:
     credits.hold(alice.id, 1, 1, 5, key="h", reason="Held for first")
-    credits.tick(alice.id, 1, 1, 1, 1)
+    credits.tick(alice.id, 1, 1, 1, 1, USAGE)
     credits.settle(alice.id, 1, 1)
     lines = credits.statement(alice.id)
     assert sum(line["change"] for line in lines) == credits.spendable(alice.id) == 19
@@ -226,7 +228,7 @@ def carry_out(user: User, number: int, verb: str, amount: int, what: int) -> Non
         elif verb == "hold":
             credits.hold(user.id, what, 1, amount, key=f"h{number}", reason="hold")
         elif verb == "tick" and credits.held_for(what, 1) >= amount:
-            credits.tick(user.id, what, 1, number, amount)
+            credits.tick(user.id, what, 1, number, amount, USAGE)
         elif verb == "refund":
             credits.refund(user.id, what, 1, reason="refund")
         elif verb == "settle":

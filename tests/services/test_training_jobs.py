@@ -11,8 +11,9 @@ from flask import Flask
 from models.accounts import User
 from models.base import db, now, transaction
 from models.training_jobs import Attempt, TrainingJob
-from services import credits, model_versions, subscriptions, training_jobs
+from services import credits, model_versions, server_files, subscriptions, training_jobs
 from services.errors import Conflict, Invalid, NotFound, PaymentNeeded
+from services.gateways import gateways
 from services.model_versions import NewFile
 from services.reconcile import reconcile
 from services.training_jobs import Final
@@ -445,7 +446,7 @@ def test_a_long_training_is_sampled_for_its_page_and_whole_for_programs(app: Fla
 
 def test_the_plan_counts_what_is_used(app: Flask, alice: User) -> None:
     make_server_job(alice)
-    used = {limit["name"]: limit["used"] for limit in subscriptions.limits_with_use(alice)}
+    used = {limit.name: limit.used for limit in subscriptions.limits_with_use(alice)}
     assert used == {"upload_bytes": None, "models": 0, "server_jobs": 1}
 
 
@@ -458,3 +459,16 @@ def test_a_long_curve_keeps_its_ends_and_its_peaks() -> None:
     assert len(short) <= 520
     assert short[0] == curve[0] and short[-1] == curve[-1] and [5001, 99.0] in short
     assert [point[0] for point in short] == sorted(point[0] for point in short)
+
+
+def test_folders_of_server_jobs_go_when_they_will_not_be_needed_again(app: Flask, alice: User) -> None:
+    ages = {"completed": 2, "failed": 2, "cancelled": 0, "paused": 400}
+    folders = {}
+    for state, days in ages.items():
+        job = make_server_job(alice, name=state)
+        folders[state] = gateways().settings.jobs_dir / str(job.id)
+        (folders[state] / "checkpoints").mkdir(parents=True)
+        with transaction():
+            job.state, job.finished_at = state, now() - timedelta(days=days)
+    assert server_files.forget_old() == 1
+    assert [state for state, folder in folders.items() if not folder.exists()] == ["completed"]
