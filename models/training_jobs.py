@@ -81,10 +81,6 @@ class TrainingJob(Created, Model):
     def on_server(self) -> bool:
         return self.agent_id is None
 
-    @property
-    def is_running(self) -> bool:
-        return self.state in RUNNING_STATES
-
 
 class Attempt(Created, Model):
     """One go at a job: who has it, until when without a sign of life, and how it ended."""

@@ -5,6 +5,7 @@ Each secret may also be given as a file, by the same name with `_FILE` appended.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -71,7 +72,7 @@ class Settings:
             host=env.get("HOST") or "127.0.0.1",
             public_url=(env.get("PUBLIC_URL") or f"http://localhost:{port}").rstrip("/"),
             var_dir=var_dir,
-            secret_key=env.get("SECRET_KEY") or _kept_secret(var_dir),
+            secret_key=env.get("SECRET_KEY") or kept_secret(var_dir / "secret-key"),
             database_url=_database(env.get("DATABASE_URL") or f"sqlite:///{var_dir / 'trainyard.db'}"),
             redis_url=redis_url or f"unix://{_embedded_redis_socket(var_dir)}",
             redis_is_embedded=not redis_url,
@@ -171,15 +172,14 @@ def _embedded_redis_socket(var_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"trainyard-{name}.sock"
 
 
-def _kept_secret(var_dir: Path) -> str:
-    """The key that signs cookies and job tokens: made at the first start, kept readable by the owner only."""
-    path = var_dir / "secret-key"
-    var_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(handle, "w") as file:
-        key = secrets.token_hex(32)
-        file.write(key)
-    return key
+def kept_secret(path: Path, prefix: str = "") -> str:
+    """A secret made at the first start and kept readable by the owner only; processes that start at once get the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 600
+        with os.fdopen(handle, "w") as file:
+            file.write(prefix + secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # appears whole, and once
+        Path(draft).unlink()
+    return path.read_text().strip()

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import stripe
 import structlog
 
-from services.config import Settings
+from services.config import Settings, kept_secret
 from services.errors import Unavailable
 from services.gateways.simulated_stripe import SimulatedStripe
 
@@ -53,7 +50,7 @@ class Payments:
         self.simulator: SimulatedStripe | None = None
         self.webhook_secrets = [one for one in settings.stripe_webhook_secret.split() if one]
         if self.name == "simulated":
-            secret = kept_webhook_secret(settings.var_dir)
+            secret = kept_secret(settings.var_dir / "webhook-secret", "whsec_")
             self.webhook_secrets = [secret]
             hook = f"http://127.0.0.1:{settings.port}/api/stripe/webhook"
             self.simulator = SimulatedStripe(settings.public_url, hook, lambda: secret)
@@ -259,17 +256,3 @@ def _answers() -> Iterator[None]:
 def instant(seconds: int | None) -> datetime | None:
     """A moment as the gateway writes it (seconds since the epoch)."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def kept_webhook_secret(var_dir: Path) -> str:
-    """The secret between the simulated gateway and our webhook: made once, readable by the owner only."""
-    path = var_dir / "webhook-secret"
-    var_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(handle, "w") as file:
-        secret = f"whsec_{secrets.token_hex(24)}"
-        file.write(secret)
-    return secret

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from services.errors import Conflict, Invalid, PaymentNeeded, Unavailable
 from services.gateways import gateways
 from services.payments import refunds, sync
 from tests.factories import plan_id
-from tests.till import PASSWORD, Till, faults, live, new_member, standing
+from tests.till import PASSWORD, Till, at_once, faults, live, new_member, standing
 
 USAGE = credits.Usage("message")
 BASIC, PRO, PACK = 999, 2999, 1000  # cents; a pack of 100
@@ -42,31 +41,6 @@ def charge_of(payment: Payment) -> str:
 
 def refund(till: Till, payment: Payment, cents: int) -> stripe.Refund:
     return till.stripe.refunds.create({"charge": charge_of(payment), "amount": cents})
-
-
-def at_once(app: Flask, *acts: Callable[[], Any]) -> list[Any]:
-    """Carry out several acts at the same moment, each in a thread of its own: what each answered or raised."""
-    answers: list[Any] = [None] * len(acts)
-    barrier = threading.Barrier(len(acts))
-    db.session.rollback()
-
-    def run(number: int) -> None:
-        with app.app_context():
-            barrier.wait()
-            try:
-                answers[number] = acts[number]()
-            except Exception as error:
-                answers[number] = error
-            finally:
-                db.session.remove()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    db.session.rollback()
-    return answers
 
 
 def as_member(user_id: int, act: Callable[[User], Any]) -> Callable[[], Any]:

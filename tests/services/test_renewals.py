@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar as standard
 import random
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,35 +23,10 @@ from services import credits, payments, price_list, subscriptions
 from services.subscriptions import periods
 from tests.conftest import Yard
 from tests.factories import on_plan, plan_id
-from tests.till import Clock, Till, faults, ledger, live, moved_clock, new_member, standing, utc
+from tests.till import Clock, Till, at_once, faults, ledger, live, moved_clock, new_member, standing, utc
 
 USAGE = credits.Usage("message")
 Lines = list[tuple[str, str, int, int, int, datetime]]
-
-
-def at_once(app: Flask, *acts: Callable[[], object]) -> list[object]:
-    """Carry out several acts at the same moment: what each answered or raised."""
-    answers: list[object] = [None] * len(acts)
-    barrier = threading.Barrier(len(acts))
-    db.session.rollback()
-
-    def run(number: int) -> None:
-        with app.app_context():
-            barrier.wait()
-            try:
-                answers[number] = acts[number]()
-            except Exception as error:
-                answers[number] = error
-            finally:
-                db.session.remove()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    db.session.rollback()
-    return answers
 
 
 def literal(anchor: datetime, months: int) -> datetime:
