@@ -59,7 +59,7 @@ def sync_checkout(session_id: str, also: Also = nothing) -> None:
         if session.get("mode") == "payment" and session.get("payment_status") in ("paid", "no_payment_required"):
             _fulfil_pack(checkout, intent if isinstance(intent, dict) else {"id": intent or session_id}, session)
         elif session.get("status") == "expired":
-            _close(checkout.id, "expired")
+            close_checkout(checkout.id, "expired")
         also()
 
 
@@ -188,7 +188,7 @@ def _begin(given: Object, plan: Any, interval: str) -> None:
     _series(given, present, plan, interval)
     checkout_id = (given.get("metadata") or {}).get("checkout_id")
     if checkout_id:
-        _close(checkout_id, "paid")
+        close_checkout(checkout_id, "paid")
     after_commit(_close_other_pages, user_id)
 
 
@@ -229,7 +229,7 @@ def _close_other_pages(user_id: int) -> None:
             end_read()
             gateways().payments.close_checkout(session_id)
         with transaction():
-            _close(checkout_id, "expired")
+            close_checkout(checkout_id, "expired")
 
 
 def _lock_owner(gateway_id: str, given: Object) -> None:
@@ -310,7 +310,7 @@ def _fulfil_pack(checkout: Checkout, intent: Object, session: Object) -> None:
     payment.url = charge.get("receipt_url") if isinstance(charge, dict) else payment.url
     payment.paid_at = payment.paid_at or now()
     db.session.flush()
-    _close(checkout.id, "paid")
+    close_checkout(checkout.id, "paid")
     credits.sale(checkout.user_id, payment.id, checkout.amount_cents, reason=payment.what)
     credits.grant(
         checkout.user_id, checkout.credits, key=f"purchase:{checkout.id}", priority=PACK,
@@ -366,10 +366,12 @@ def _payment(gateway_id: str, user_id: int, kind: str, what: str, cents: int) ->
     return found
 
 
-def _close(checkout_id: str, state: str) -> None:
+def close_checkout(checkout_id: str, state: str) -> None:
+    """Say what an intent came to: paid, declined, expired."""
     # What is paid is paid, whatever a try before it came to; nothing else follows on anything but an open one.
     before = Checkout.state != "paid" if state == "paid" else Checkout.state == "open"
-    changed(update(Checkout).where(Checkout.id == checkout_id, before).values(state=state, settled_at=now()))
+    with transaction():
+        changed(update(Checkout).where(Checkout.id == checkout_id, before).values(state=state, settled_at=now()))
 
 
 def _seen(kind: str, gateway_id: str, expand: list[str]) -> Object:
