@@ -6,7 +6,7 @@ and N of the billing research hold; `services/reconcile.py` checks them.
 
 ledger    the lock, the lots, and the one function that books      grants   issuing, expiring, taking back
 spending  spend, hold, tick, settle, refund                         reading  balances and the statement
-money     sales in cents
+money     sales in cents                                         writing  how operations reach the tables
 """
 
 from services.credits.grants import (
@@ -34,7 +34,8 @@ from services.credits.reading import (
     used_between,
     wallet_of,
 )
-from services.credits.spending import Usage, hold, refund, require, settle, spend, tick
+from services.credits.spending import hold, refund, require, settle, spend, tick
+from services.credits.writing import Usage
 
 __all__ = [
     "Lot",

@@ -12,7 +12,8 @@ from sqlalchemy import func, insert, select
 from models.base import add, db, now, transaction
 from models.credits import GRANTED, LedgerAccount, LedgerOperation, LedgerTransfer, Wallet
 from services.credits import ledger
-from services.credits.ledger import Entry, Move
+from services.credits.ledger import Entry
+from services.credits.writing import Draft, Move, write
 from services.errors import Invalid
 
 _lots: Any = LedgerAccount.__table__
@@ -45,9 +46,9 @@ def grant(
     given = _given(amount, priority, expires_at)
     with transaction():
         wallet = ledger.lock(user_id)
-        if operation := ledger.known(key, given):
+        operation, lots = ledger.look(user_id, key, given)
+        if operation:
             return operation
-        lots = ledger.open_lots(user_id)
         lot = add(LedgerAccount(**_lot_row(Lot(user_id, amount, key, reason, priority, now(), expires_at))))
         return _issue(wallet, lots, lot, reason)
 
@@ -63,13 +64,13 @@ def grant_many(wanted: Sequence[Lot], wallets: Mapping[int, Wallet] | None = Non
         done = set(db.session.scalars(_keys([lot.key for lot in wanted])))
         wanted = [lot for lot in wanted if lot.key not in done]
         lots = _lots_by_user([lot.user_id for lot in wanted])
-        drafts: list[ledger.Draft] = []
+        drafts: list[Draft] = []
         for lot, account in zip(wanted, _new_accounts(wanted), strict=True):
             wallet, mine, at = wallets[lot.user_id], lots.get(lot.user_id, []), lot.starts_at
             dead = [old for old in mine if _is_dead(old, at)]
             drafts += _expired(wallet, mine, dead, "Not used in time", at)
             drafts.append(_issued(wallet, mine, account, lot.reason, at))
-        ledger.write(drafts)
+        write(drafts)
         db.session.flush()
 
 
@@ -84,7 +85,7 @@ def expire_lots(user_id: int, *, priority: int | None = None, reason: str) -> No
         drafts = list(_expired(wallet, lots, dead, reason, moment))
         if drafts:
             ledger.watch(drafts[-1], before)
-        ledger.write(drafts)
+        write(drafts)
         db.session.flush()
 
 
@@ -98,9 +99,9 @@ def adjust(user_id: int, change: int, *, key: str, reason: str) -> LedgerOperati
     given = {"change": change}
     with transaction():
         wallet = ledger.lock(user_id)
-        if operation := ledger.known(key, given):
+        operation, lots = ledger.look(user_id, key, given)
+        if operation:
             return operation
-        lots = ledger.open_lots(user_id)
         spendable = ledger.live(wallet, lots)
         available = sum(lot.balance or 0 for lot in spendable)
         if -change > available:
@@ -155,13 +156,11 @@ def gate_monthly(user_id: int, until: datetime | None) -> None:
 def _issue(wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reason: str) -> LedgerOperation:
     """Book the grant of a lot that has its row."""
     made = _issued(wallet, lots, lot, reason, None)
-    ledger.write([made])
+    write([made])
     return made.operation
 
 
-def _issued(
-    wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reason: str, at: datetime | None
-) -> ledger.Draft:
+def _issued(wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reason: str, at: datetime | None) -> Draft:
     """The grant of a lot that has its row; a debt is paid from it first, and the wallet is no longer low."""
     amount = lot.granted or 0
     moves = [Move(ledger.system("issued"), lot, amount)] if amount else []
@@ -178,7 +177,7 @@ def _issued(
 
 def _expired(
     wallet: Wallet, lots: list[LedgerAccount], dead: Sequence[LedgerAccount], reason: str, at: datetime
-) -> Iterator[ledger.Draft]:
+) -> Iterator[Draft]:
     """Close lots; an operation for each that still held something."""
     for lot in dead:
         left = lot.balance or 0
@@ -232,14 +231,17 @@ def _taken_from(lot: LedgerAccount) -> int:
 
 
 def _set_frozen(user_id: int, source: str, key: str, reason: str, frozen: bool) -> None:
+    """Booked also when it changes nothing: the same key, once more and late, must not find something to do."""
+    given = {"frozen": frozen}
     with transaction():
         wallet = ledger.lock(user_id)
-        lots = ledger.open_lots(user_id)
+        operation, lots = ledger.look(user_id, key, given)
         lot = next((lot for lot in lots if lot.source == source), None)
-        if lot is None or (lot.frozen_at is not None) == frozen or ledger.known(key, {"frozen": frozen}):
+        if operation or lot is None:
             return
-        lot.frozen_at = now() if frozen else None
-        ledger.book(wallet, Entry("freeze" if frozen else "unfreeze", key, {"frozen": frozen}, reason, 0), [], lots)
+        if (lot.frozen_at is not None) != frozen:
+            lot.frozen_at = now() if frozen else None
+        ledger.book(wallet, Entry("freeze" if frozen else "unfreeze", key, given, reason, 0), [], lots)
 
 
 def _lot_row(lot: Lot) -> dict[str, Any]:

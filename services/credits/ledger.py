@@ -10,21 +10,18 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm.attributes import set_committed_value
 
 from models.base import add, db, now
-from models.credits import MONTHLY, SYSTEM_ACCOUNTS, LedgerAccount, LedgerOperation, LedgerTransfer, Wallet
+from models.credits import MONTHLY, SYSTEM_ACCOUNTS, LedgerAccount, LedgerOperation, Wallet
 from services import notices
+from services.credits.writing import Draft, Move, Usage, write
 from services.errors import Conflict
 
 _SPENDABLE = ("lot", "debt")
 
-_operations: Any = LedgerOperation.__table__
-_transfers: Any = LedgerTransfer.__table__
-
-# Statements that every operation needs: built once, since building one costs as much as carrying it out. Operations and
-# transfers are never changed, so they are inserted as plain rows and the session does not follow them.
+# Built once, since building a statement costs as much as carrying it out.
 _LOCK = (
     update(Wallet)
     .values(version=Wallet.version + 1)
@@ -32,34 +29,20 @@ _LOCK = (
     .execution_options(synchronize_session=False, populate_existing=True)
 )
 _LOCK_ONE = _LOCK.where(Wallet.user_id == bindparam("owner"))
-_BY_KEY = select(_operations.c.id).where(_operations.c.key == bindparam("key"))
-_ADD_OPERATION = insert(_operations).returning(_operations.c.id)
-_ADD_OPERATIONS = insert(_operations)
-_ADD_TRANSFERS = insert(_transfers)
-OPEN_LOTS = (
-    select(LedgerAccount)
-    .where(LedgerAccount.kind == "lot", LedgerAccount.closed_at.is_(None))
-    .order_by(LedgerAccount.priority, LedgerAccount.expires_at.is_(None), LedgerAccount.expires_at, LedgerAccount.id)
-)
-_FIGURES = ("available", "held", "balance", "debt", "low_at", "low_since", "head")  # of a wallet, that change with it
-_wallets: Any = Wallet.__table__
-_accounts: Any = LedgerAccount.__table__
-_SET_BALANCE = update(_accounts).where(_accounts.c.id == bindparam("of")).values(balance=bindparam("left"))
-_SET_WALLET = (
-    update(_wallets)
-    .where(_wallets.c.user_id == bindparam("owner"))
-    .values({name: bindparam(f"new_{name}") for name in _FIGURES})
-)
+_OPEN = (LedgerAccount.kind == "lot") & LedgerAccount.closed_at.is_(None)
+_BURN_ORDER = (
+    LedgerAccount.priority, LedgerAccount.expires_at.is_(None), LedgerAccount.expires_at, LedgerAccount.id
+)  # fmt: skip
+OPEN_LOTS = select(LedgerAccount).where(_OPEN).order_by(*_BURN_ORDER)
 _LOTS_OF_ONE = OPEN_LOTS.where(LedgerAccount.user_id == bindparam("owner"))
-
-
-@dataclass(frozen=True)
-class Move:
-    """Whole credits, or cents, from one account to another."""
-
-    source: LedgerAccount
-    target: LedgerAccount
-    amount: int
+_BY_KEY = select(LedgerOperation.id).where(LedgerOperation.key == bindparam("key"))
+_LOOK = (
+    select(_BY_KEY.scalar_subquery(), LedgerAccount)
+    .select_from(Wallet)
+    .outerjoin(LedgerAccount, (LedgerAccount.user_id == Wallet.user_id) & _OPEN)
+    .where(Wallet.user_id == bindparam("owner"))
+    .order_by(*_BURN_ORDER)
+)
 
 
 @dataclass(frozen=True)
@@ -76,16 +59,7 @@ class Entry:
     refused: bool = False
     at: datetime | None = None
     details: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Draft:
-    """An operation that is worked out and not written yet: its row, and what it moves."""
-
-    wallet: Wallet
-    operation: LedgerOperation
-    row: dict[str, Any]
-    moves: Sequence[Move]
+    usage: Usage | None = None
 
 
 def lock(user_id: int) -> Wallet:
@@ -104,13 +78,13 @@ def lock_many(user_ids: Sequence[int]) -> dict[int, Wallet]:
 
 def known(key: str, given: dict[str, Any]) -> LedgerOperation | None:
     """The operation that was carried out under this key. Raises Conflict when its input was another."""
-    number = db.session.scalar(_BY_KEY, {"key": key})
-    if number is None:
-        return None
-    found = db.session.get_one(LedgerOperation, number)
-    if found.fingerprint != fingerprint(given):
-        raise Conflict(f"The operation {key} was already carried out with other values.")
-    return found
+    return _agreed(db.session.scalar(_BY_KEY, {"key": key}), given)
+
+
+def look(user_id: int, key: str, given: dict[str, Any]) -> tuple[LedgerOperation | None, list[LedgerAccount]]:
+    """What is `known` under this key, and the member's open lots in burn order; under the lock."""
+    rows = db.session.execute(_LOOK, {"owner": user_id, "key": key}).all()
+    return _agreed(rows[0][0], given), [lot for _, lot in rows if lot is not None]
 
 
 def book(
@@ -145,7 +119,7 @@ def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[Ledger
     transfers = [(move.source.id, move.target.id, move.amount) for move in moves]
     row["hash"] = operation.hash = operation_hash(wallet.head, operation, transfers)
     put(wallet, head=operation.hash)
-    return Draft(wallet, operation, row, moves)
+    return Draft(wallet, operation, row, moves, entry.usage)
 
 
 def watch(made: Draft, before: int) -> None:
@@ -157,28 +131,6 @@ def watch(made: Draft, before: int) -> None:
     elif left < before and wallet.low_since is None:
         put(wallet, low_since=now())
         notices.low_credits(wallet.user_id, left, made.operation.key)
-
-
-def write(drafts: Sequence[Draft]) -> None:
-    """Insert the operations in this order, so that their ids rise, with their transfers; then the cached figures."""
-    transfers: list[dict[str, Any]] = []
-    accounts: dict[int, LedgerAccount] = {}
-    with db.session.no_autoflush:
-        for made, number in zip(drafts, _insert_operations(drafts), strict=True):
-            made.operation.id = number
-            for seq, move in enumerate(made.moves):
-                ends = {"from_id": move.source.id, "to_id": move.target.id}
-                transfers.append({"operation_id": number, "seq": seq, **ends, "amount": move.amount})
-                accounts |= {end.id: end for end in (move.source, move.target) if end.user_id is not None}
-        balances = [{"of": number, "left": accounts[number].balance} for number in sorted(accounts)]
-        wallets = {made.wallet.user_id: made.wallet for made in drafts}
-        figures = [
-            {"owner": owner, **{f"new_{name}": getattr(wallets[owner], name) for name in _FIGURES}}
-            for owner in sorted(wallets)
-        ]
-        for statement, rows in ((_ADD_TRANSFERS, transfers), (_SET_BALANCE, balances), (_SET_WALLET, figures)):
-            if rows:
-                db.session.execute(statement, rows if len(rows) > 1 else rows[0])
 
 
 def put(row: Wallet | LedgerAccount, **values: Any) -> None:
@@ -275,6 +227,15 @@ def system(kind: str) -> LedgerAccount:
     return cache[kind]
 
 
+def _agreed(number: int | None, given: dict[str, Any]) -> LedgerOperation | None:
+    if number is None:
+        return None
+    found = db.session.get_one(LedgerOperation, number)
+    if found.fingerprint != fingerprint(given):
+        raise Conflict(f"The operation {found.key} was already carried out with other values.")
+    return found
+
+
 def _apply(wallet: Wallet, moves: Sequence[Move]) -> int:
     """Change the cached balances; answers what it did to the sum of lots and debt."""
     change = 0
@@ -290,16 +251,3 @@ def _apply(wallet: Wallet, moves: Sequence[Move]) -> int:
             elif account.kind == "debt":
                 put(wallet, debt=wallet.debt + amount)
     return change
-
-
-def _insert_operations(drafts: Sequence[Draft]) -> list[int]:
-    if len(drafts) == 1:
-        return [db.session.execute(_ADD_OPERATION, drafts[0].row).scalar_one()]
-    if not drafts:
-        return []
-    # Many rows and then one look at their ids is faster than one statement with a thousand rows in it.
-    db.session.execute(_ADD_OPERATIONS, [made.row for made in drafts])
-    keys = [made.operation.key for made in drafts]
-    found = db.session.execute(select(_operations.c.key, _operations.c.id).where(_operations.c.key.in_(keys)))
-    ids: dict[str, int] = {row.key: row.id for row in found}
-    return [ids[key] for key in keys]

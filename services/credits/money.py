@@ -5,7 +5,8 @@ from __future__ import annotations
 from models.base import transaction
 from models.credits import LedgerOperation
 from services.credits import ledger
-from services.credits.ledger import Entry, Move
+from services.credits.ledger import Entry
+from services.credits.writing import Move
 
 
 def sale(user_id: int, payment_id: int, cents: int, *, reason: str) -> LedgerOperation:

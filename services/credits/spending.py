@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import func, select
 
 from models.base import add, db, now, transaction
 from models.credits import LedgerAccount, LedgerOperation, LedgerTransfer, Wallet
-from models.usage import UsageDay, UsageRecord
+from models.usage import UsageRecord
 from services.credits import ledger
-from services.credits.ledger import Entry, Move
+from services.credits.ledger import Entry
 from services.credits.reading import charged, hold_account, sums
+from services.credits.writing import Move, Usage
 from services.errors import Conflict, PaymentNeeded
-
-_days: Any = UsageDay.__table__
-_records: Any = UsageRecord.__table__
-_ADD_RECORD = insert(_records)
-_ADD_DAY = insert(_days)
-_RAISE_DAY = (
-    update(_days)
-    .where(
-        _days.c.user_id == bindparam("owner"), _days.c.day == bindparam("of"), _days.c.action == bindparam("by"),
-        _days.c.recipe == bindparam("with"), _days.c.base_model == bindparam("on"),
-    )
-    .values(quantity=_days.c.quantity + bindparam("more_quantity"), credits=_days.c.credits + bindparam("more_credits"))
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a charge was for, as the analysis groups it."""
-
-    action: str
-    recipe: str | None = None
-    base_model: str | None = None
-    quantity: int = 1
 
 
 def spend(user_id: int, amount: int, *, key: str, reason: str, usage: Usage) -> LedgerOperation:
@@ -44,18 +19,16 @@ def spend(user_id: int, amount: int, *, key: str, reason: str, usage: Usage) -> 
     given = {"amount": amount, "action": usage.action}
     with transaction():
         wallet = ledger.lock(user_id)
-        if operation := ledger.known(key, given):
+        operation, lots = ledger.look(user_id, key, given)
+        if operation:
             return operation
-        lots = ledger.open_lots(user_id)
         spendable = ledger.live(wallet, lots)
         available = sum(lot.balance or 0 for lot in spendable)
         if available < amount:
             entry = Entry("spend", key, given, reason, amount, refused=True, details={"available": available})
             return ledger.book(wallet, entry, [], lots)
         moves = ledger.draw(spendable, ledger.system("consumed"), amount)
-        operation = ledger.book(wallet, Entry("spend", key, given, reason, amount), moves, lots)
-        _note_usage(operation, usage, amount)
-        return operation
+        return ledger.book(wallet, Entry("spend", key, given, reason, amount, usage=usage), moves, lots)
 
 
 def hold(user_id: int, job_id: int, attempt: int, amount: int, *, key: str, reason: str) -> LedgerOperation:
@@ -66,9 +39,9 @@ def hold(user_id: int, job_id: int, attempt: int, amount: int, *, key: str, reas
     given = {"job": job_id, "attempt": attempt, "amount": amount}
     with transaction():
         wallet = ledger.lock(user_id)
-        if operation := ledger.known(key, given):
+        operation, lots = ledger.look(user_id, key, given)
+        if operation:
             return operation
-        lots = ledger.open_lots(user_id)
         spendable = ledger.live(wallet, lots)
         available = sum(lot.balance or 0 for lot in spendable)
         entry = Entry("hold", key, given, reason, amount, job_id, attempt)
@@ -105,10 +78,8 @@ def tick(user_id: int, job_id: int, attempt: int, minute: int, amount: int, usag
             return operation
         account = _open_hold(job_id, attempt)
         moves = [Move(account, ledger.system("consumed"), amount)] if amount else []
-        entry = Entry("tick", key, given, f"Training, minute {minute}", amount, job_id, attempt)
-        operation = ledger.book(wallet, entry, moves)
-        _note_usage(operation, usage, amount)
-        return operation
+        entry = Entry("tick", key, given, f"Training, minute {minute}", amount, job_id, attempt, usage=usage)
+        return ledger.book(wallet, entry, moves)
 
 
 def refund(user_id: int, job_id: int, attempt: int, *, reason: str) -> int:
@@ -128,9 +99,8 @@ def refund(user_id: int, job_id: int, attempt: int, *, reason: str) -> int:
         moves = [Move(ledger.system("consumed"), account, amount)]
         if account.closed_at is not None:
             moves += _give_back(wallet, account, amount)
-        entry = Entry("refund", key, given, reason, amount, job_id, attempt)
-        operation = ledger.book(wallet, entry, moves, ledger.open_lots(user_id))
-        _note_usage(operation, _usage_of(job_id, attempt), -amount)
+        entry = Entry("refund", key, given, reason, amount, job_id, attempt, usage=_usage_of(job_id, attempt))
+        ledger.book(wallet, entry, moves, ledger.open_lots(user_id))
         return amount
 
 
@@ -203,25 +173,3 @@ def _usage_of(job_id: int, attempt: int) -> Usage:
     )
     action, recipe, base_model, quantity = db.session.execute(query).one()
     return Usage(action, recipe, base_model, -int(quantity))
-
-
-def _note_usage(operation: LedgerOperation, usage: Usage, credits: int) -> None:
-    """Write the record of a charge and bring its day's sum along; the wallet's lock keeps two from meeting there."""
-    record = {
-        "operation_id": operation.id, "user_id": operation.user_id, "job_id": operation.job_id, "at": operation.event_at,
-        "action": usage.action, "recipe": usage.recipe, "base_model": usage.base_model, "quantity": usage.quantity,
-        "credits": credits,
-    }  # fmt: skip
-    db.session.execute(_ADD_RECORD, record)
-    day = {
-        "owner": operation.user_id, "of": operation.event_at.date(), "by": usage.action, "with": usage.recipe or "",
-        "on": usage.base_model or "", "more_quantity": usage.quantity, "more_credits": credits,
-    }  # fmt: skip
-    if db.session.execute(_RAISE_DAY, day).rowcount == 0:  # type: ignore[attr-defined]
-        db.session.execute(
-            _ADD_DAY,
-            {
-                "user_id": operation.user_id, "day": day["of"], "action": usage.action, "recipe": day["with"],
-                "base_model": day["on"], "quantity": usage.quantity, "credits": credits,
-            },
-        )  # fmt: skip

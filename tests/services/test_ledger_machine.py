@@ -430,6 +430,14 @@ def test_credits_that_come_back_from_a_hold_pay_a_debt(app: Flask, clock: Clock,
     assert (wallet.balance, credits.spendable(carol.id)) == (50, 50)
 
 
+def test_an_unfreezing_that_found_nothing_frozen_does_not_unfreeze_later(app: Flask, clock: Clock, carol: User) -> None:
+    credits.grant(carol.id, 100, key="pack", priority=PACK, reason="test", expires_at=None)
+    credits.unfreeze(carol.id, "pack", key="decided", reason="test")
+    credits.freeze(carol.id, "pack", key="opened", reason="test")
+    credits.unfreeze(carol.id, "pack", key="decided", reason="test")
+    assert credits.spendable(carol.id) == 20
+
+
 # Many at once
 
 
