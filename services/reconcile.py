@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import case, func, select
 
@@ -140,20 +141,18 @@ def _chains() -> Iterator[str]:
     heads = {user: (head, balance) for user, head, balance in db.session.execute(
         select(Wallet.user_id, Wallet.head, Wallet.balance)
     )}  # fmt: skip
-    operations = db.session.scalars(
-        select(LedgerOperation).order_by(LedgerOperation.user_id, LedgerOperation.id).execution_options(yield_per=1000)
-    )
+    table: Any = LedgerOperation.__table__
+    rows = db.session.execute(select(table).order_by(table.c.user_id, table.c.id).execution_options(yield_per=1000))
     transfers = _transfers()
-    for user, mine in groupby(operations, lambda operation: operation.user_id):
+    for user, mine in groupby(rows.mappings(), itemgetter("user_id")):
         previous, balance = "", 0
-        for operation in mine:
-            balance += operation.change
-            expected = operation_hash(previous, operation, transfers.get(operation.id, []))
-            if operation.hash != expected:
-                yield f"Operation {operation.id} of user {user} is not what was written: its hash does not fit."
-            if operation.balance_after != balance:
-                yield f"Operation {operation.id} of user {user} says {operation.balance_after} were left, not {balance}."
-            previous = operation.hash
+        for row in mine:
+            balance += row["change"]
+            if row["hash"] != operation_hash(previous, dict(row), transfers.get(row["id"], [])):
+                yield f"Operation {row['id']} of user {user} is not what was written: its hash does not fit."
+            if row["balance_after"] != balance:
+                yield f"Operation {row['id']} of user {user} says {row['balance_after']} were left, not {balance}."
+            previous = row["hash"]
         if heads[user] != (previous, balance):
             yield f"Wallet {user} does not end where its operations do."
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 
+from models import bulk
 from models.base import add, db, now, transaction
 from models.credits import GRANTED, LedgerAccount, LedgerOperation, LedgerTransfer, Wallet
 from services.credits import ledger
@@ -17,7 +18,6 @@ from services.credits.writing import Draft, Move, write
 from services.errors import Invalid
 
 _lots: Any = LedgerAccount.__table__
-_ADD_LOTS = insert(_lots).returning(_lots.c.id, sort_by_parameter_order=True)
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,14 @@ def grant_many(wanted: Sequence[Lot], wallets: Mapping[int, Wallet] | None = Non
         wanted = [lot for lot in wanted if lot.key not in done]
         lots = _lots_by_user([lot.user_id for lot in wanted])
         drafts: list[Draft] = []
+        ended: list[LedgerAccount] = []
         for lot, account in zip(wanted, _new_accounts(wanted), strict=True):
             wallet, mine, at = wallets[lot.user_id], lots.get(lot.user_id, []), lot.starts_at
             dead = [old for old in mine if _is_dead(old, at)]
             drafts += _expired(wallet, mine, dead, "Not used in time", at)
             drafts.append(_issued(wallet, mine, account, lot.reason, at))
-        write(drafts)
-        db.session.flush()
+            ended += dead
+        _store(drafts, ended)
 
 
 def expire_lots(user_id: int, *, priority: int | None = None, reason: str) -> None:
@@ -85,8 +86,7 @@ def expire_lots(user_id: int, *, priority: int | None = None, reason: str) -> No
         drafts = list(_expired(wallet, lots, dead, reason, moment))
         if drafts:
             ledger.watch(drafts[-1], before)
-        write(drafts)
-        db.session.flush()
+        _store(drafts, dead)
 
 
 def adjust(user_id: int, change: int, *, key: str, reason: str) -> LedgerOperation:
@@ -156,8 +156,7 @@ def gate_monthly(user_id: int, until: datetime | None) -> None:
 def _issue(wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reason: str) -> LedgerOperation:
     """Book the grant of a lot that has its row."""
     made = _issued(wallet, lots, lot, reason, None)
-    write([made])
-    return made.operation
+    return ledger.stored(made)
 
 
 def _issued(wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reason: str, at: datetime | None) -> Draft:
@@ -181,18 +180,24 @@ def _expired(
     """Close lots; an operation for each that still held something."""
     for lot in dead:
         left = lot.balance or 0
-        lot.closed_at = at
+        ledger.put(lot, closed_at=at)
         lots.remove(lot)
         if left:
             entry = Entry("expire", f"expire:{lot.id}", {"lot": lot.id}, reason, left, at=at, details={"lot": lot.id})
             yield ledger.draft(wallet, entry, [Move(lot, ledger.system("expired"), left)], lots)
 
 
+def _store(drafts: Sequence[Draft], ended: Sequence[LedgerAccount]) -> None:
+    write(drafts)
+    bulk.update_many(_lots, [{"id": lot.id, "closed_at": lot.closed_at} for lot in ended])
+
+
 def _new_accounts(wanted: Sequence[Lot]) -> list[LedgerAccount]:
     """The rows of many new lots, outside of the session."""
     rows = [_lot_row(lot) for lot in wanted]
-    ids = list(db.session.execute(_ADD_LOTS, rows).scalars()) if rows else []
-    return [LedgerAccount(id=number, **row) for number, row in zip(ids, rows, strict=True)]
+    return [
+        LedgerAccount(id=number, **row) for number, row in zip(bulk.insert_with_ids(_lots, rows), rows, strict=True)
+    ]
 
 
 def _take(wallet: Wallet, lot: LedgerAccount, amount: int) -> Iterator[Move]:
@@ -248,6 +253,7 @@ def _lot_row(lot: Lot) -> dict[str, Any]:
     return {
         "kind": "lot", "unit": "credit", "user_id": lot.user_id, "balance": 0, "granted": lot.amount,
         "priority": lot.priority, "source": lot.key, "effective_at": lot.starts_at, "expires_at": lot.expires_at,
+        "created_at": now(),
     }  # fmt: skip
 
 

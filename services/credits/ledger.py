@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,8 @@ from services.credits.writing import Draft, Move, Usage, write
 from services.errors import Conflict
 
 _SPENDABLE = ("lot", "debt")
+
+_HASHED = ("key", "fingerprint", "kind", "user_id", "outcome", "amount", "change", "balance_after")
 
 # Built once, since building a statement costs as much as carrying it out.
 _LOCK = (
@@ -98,8 +100,13 @@ def book(
     before = wallet.available + wallet.held
     made = draft(wallet, entry, moves, lots)
     watch(made, before)
-    write([made])
-    return made.operation
+    return stored(made)
+
+
+def stored(made: Draft) -> LedgerOperation:
+    """Write one draft; the operation, outside of the session."""
+    (number,) = write([made])
+    return LedgerOperation(id=number, **made.row)
 
 
 def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[LedgerAccount] | None = None) -> Draft:
@@ -115,11 +122,10 @@ def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[Ledger
         "available_after": wallet.available, "event_at": entry.at or now(), "details": entry.details or {},
         "created_at": now(),
     }  # fmt: skip
-    operation = LedgerOperation(**row)
     transfers = [(move.source.id, move.target.id, move.amount) for move in moves]
-    row["hash"] = operation.hash = operation_hash(wallet.head, operation, transfers)
-    put(wallet, head=operation.hash)
-    return Draft(wallet, operation, row, moves, entry.usage)
+    row["hash"] = operation_hash(wallet.head, row, transfers)
+    put(wallet, head=row["hash"])
+    return Draft(wallet, row, moves, entry.usage)
 
 
 def watch(made: Draft, before: int) -> None:
@@ -130,7 +136,7 @@ def watch(made: Draft, before: int) -> None:
         put(wallet, low_since=None)
     elif left < before and wallet.low_since is None:
         put(wallet, low_since=now())
-        notices.low_credits(wallet.user_id, left, made.operation.key)
+        notices.low_credits(wallet.user_id, left, made.row["key"])
 
 
 def put(row: Wallet | LedgerAccount, **values: Any) -> None:
@@ -160,11 +166,10 @@ def pay_debt(wallet: Wallet, moves: Sequence[Move]) -> list[Move]:
     return paying
 
 
-def operation_hash(previous: str, operation: LedgerOperation, transfers: Sequence[tuple[int, int, int]]) -> str:
-    """The link of a wallet's chain: over the one before, the operation, and its (from, to, amount) in order."""
+def operation_hash(previous: str, row: Mapping[str, Any], transfers: Sequence[tuple[int, int, int]]) -> str:
+    """The link of a wallet's chain: over the one before, the operation's row, and its (from, to, amount) in order."""
     content = [
-        previous, operation.key, operation.fingerprint, operation.kind, operation.user_id, operation.outcome,
-        operation.amount, operation.change, operation.balance_after, operation.event_at.isoformat(), operation.reason,
+        previous, *(row[name] for name in _HASHED), row["event_at"].isoformat(), row["reason"],
         [list(transfer) for transfer in transfers],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from models.base import db, now
 from models.credits import LedgerAccount, LedgerOperation, Wallet
+from models.usage import UsageDay
 from services.credits import ledger
 
 SOURCES = {"period": "monthly", "upgrade": "upgrade", "purchase": "pack", "admin": "granted"}
@@ -49,18 +50,15 @@ def held_by_job(job_ids: list[int]) -> dict[int, int]:
 
 
 def used_between(user_id: int, start: datetime, end: datetime) -> int:
-    """Credits charged less credits refunded in [start, end)."""
-    query = (
-        select(LedgerOperation.kind, func.sum(LedgerOperation.amount))
-        .where(
-            LedgerOperation.user_id == user_id, LedgerOperation.outcome == "done",
-            LedgerOperation.kind.in_(("spend", "tick", "refund")),
-            LedgerOperation.event_at >= start, LedgerOperation.event_at < end,
-        )
-        .group_by(LedgerOperation.kind)
-    )  # fmt: skip
-    by_kind = {row[0]: int(row[1]) for row in db.session.execute(query)}
-    return max(0, by_kind.get("spend", 0) + by_kind.get("tick", 0) - by_kind.get("refund", 0))
+    """Credits charged less credits refunded in [start, end): whole days from their sums, the edges from the ledger."""
+    first, last = _next_midnight(start), _midnight(end)
+    if first >= last:
+        return max(0, _charged_between(user_id, start, end))
+    days = select(func.coalesce(func.sum(UsageDay.credits), 0)).where(
+        UsageDay.user_id == user_id, UsageDay.day >= first.date(), UsageDay.day < last.date()
+    )
+    edges = _charged_between(user_id, start, first) + _charged_between(user_id, last, end)
+    return max(0, int(db.session.scalar(days) or 0) + edges)
 
 
 def lots_of(user_id: int) -> list[dict[str, Any]]:
@@ -127,3 +125,21 @@ def _line(row: LedgerOperation) -> dict[str, Any]:
         "id": row.id, "at": row.event_at, "what": row.reason, "kind": row.kind, "amount": row.amount, "change": row.change,
         "balance_after": row.balance_after, "lot": row.details.get("lot"), "job_id": row.job_id,
     }  # fmt: skip
+
+
+def _charged_between(user_id: int, start: datetime, end: datetime) -> int:
+    signed = case((LedgerOperation.kind == "refund", -LedgerOperation.amount), else_=LedgerOperation.amount)
+    query = select(func.coalesce(func.sum(signed), 0)).where(
+        LedgerOperation.user_id == user_id, LedgerOperation.outcome == "done",
+        LedgerOperation.kind.in_(("spend", "tick", "refund")),
+        LedgerOperation.event_at >= start, LedgerOperation.event_at < end,
+    )  # fmt: skip
+    return int(db.session.scalar(query) or 0)
+
+
+def _midnight(at: datetime) -> datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _next_midnight(at: datetime) -> datetime:
+    return at if at == _midnight(at) else _midnight(at) + timedelta(days=1)

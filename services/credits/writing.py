@@ -6,15 +6,14 @@ Operations and transfers are never changed, so they are plain rows and the sessi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
-from sqlalchemy import JSON, Integer, Text, bindparam, cast, column, func, insert, select, update
+from sqlalchemy import Integer, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from models import bulk
 from models.base import db
 from models.credits import LedgerAccount, LedgerOperation, LedgerTransfer, Wallet
 from models.usage import UsageDay, UsageRecord
@@ -54,16 +53,15 @@ class Draft:
     """An operation that is worked out and not written yet: its row, what it moves, and what was used for it."""
 
     wallet: Wallet
-    operation: LedgerOperation
     row: dict[str, Any]
     moves: Sequence[Move]
     usage: Usage | None
 
 
-def write(drafts: Sequence[Draft]) -> None:
-    """Insert the operations in this order, so that their ids rise, with their transfers, usage and cached figures."""
+def write(drafts: Sequence[Draft]) -> list[int]:
+    """Insert the operations in this order, so that their ids rise, with transfers, usage and cached figures. Their ids."""
     if not drafts:
-        return
+        return []
     rows = {
         "operations": [{**made.row, "place": place} for place, made in enumerate(drafts)],
         "transfers": [row for made in drafts for row in _transfer_rows(made)],
@@ -73,19 +71,16 @@ def write(drafts: Sequence[Draft]) -> None:
         "days": [_day_row(made) for made in drafts if made.usage],
     }  # fmt: skip
     with db.session.no_autoflush:
-        write_all = _write_together if db.engine.dialect.name == "postgresql" else _write_apart
-        ids = write_all(rows)
-    for made in drafts:
-        made.operation.id = ids[made.operation.key]
+        ids = _write_together(rows) if bulk.on_postgres() else _write_apart(rows)
+    return [ids[made.row["key"]] for made in drafts]
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 
 def _transfer_rows(made: Draft) -> Rows:
-    key = made.operation.key
     return [
-        {"key": key, "seq": seq, "from_id": move.source.id, "to_id": move.target.id, "amount": move.amount}
+        {"key": made.row["key"], "seq": seq, "from_id": move.source.id, "to_id": move.target.id, "amount": move.amount}
         for seq, move in enumerate(made.moves)
     ]
 
@@ -127,27 +122,8 @@ def _charged(made: Draft) -> int:
 # --- PostgreSQL: one statement --------------------------------------------------------------------------------------------
 
 
-def _given(name: str, **columns: Any) -> Any:
-    """The rows of the JSON parameter `name` as a table with these columns."""
-    wanted = [column(each, kind) for each, kind in columns.items()]
-    rows = func.json_to_recordset(cast(bindparam(name, type_=Text), JSON)).table_valued(*wanted)
-    return rows.render_derived(name=f"given_{name}", with_types=True)
-
-
-def _types(table: Any, *names: str) -> dict[str, Any]:
-    return {name: table.c[name].type for name in names}
-
-
 def _columns_but(table: Any, *names: str) -> dict[str, Any]:
     return {one.name: one.type for one in table.c if one.name not in names}
-
-
-def _copied(table: Any, rows: Any) -> Any:
-    """An INSERT of all columns that the rows and the table have in common."""
-    names = [one.name for one in rows.c if one.name in table.c]
-    return postgresql.insert(table).from_select(
-        names, select(*[rows.c[name] for name in names]), include_defaults=False
-    )
 
 
 def _of_operation(table: Any, rows: Any, operation: Any, *order: Any) -> Any:
@@ -157,20 +133,21 @@ def _of_operation(table: Any, rows: Any, operation: Any, *order: Any) -> Any:
     return insert(table).from_select(["operation_id", *names], source.order_by(*order), include_defaults=False)
 
 
+def _operation() -> Any:
+    columns = _columns_but(_operations, "id")
+    rows = bulk.given("operations", **columns, place=Integer())
+    in_order = select(*[rows.c[name] for name in columns]).order_by(rows.c.place)
+    made = insert(_operations).from_select(list(columns), in_order, include_defaults=False)
+    return made.returning(_operations.c.id, _operations.c.key).cte("operation")
+
+
 def _all_at_once() -> Any:
-    operations = _given("operations", **_columns_but(_operations, "id"), place=Integer())
-    names = [one.name for one in operations.c if one.name != "place"]
-    in_order = select(*[operations.c[name] for name in names]).order_by(operations.c.place)
-    operation = (
-        insert(_operations)
-        .from_select(names, in_order, include_defaults=False)
-        .returning(_operations.c.id, _operations.c.key)
-    ).cte("operation")
-    key = _types(_operations, "key")
-    transfers = _given("transfers", **key, **_columns_but(_transfers, "id", "operation_id"))
-    accounts = _given("accounts", **_types(_accounts, "id", "balance"))
-    wallets = _given("wallets", **_types(_wallets, "user_id", *FIGURES))
-    records = _given("records", **key, **_columns_but(_records, "id", "operation_id"))
+    operation, key = _operation(), bulk.types(_operations, "key")
+    transfers = bulk.given("transfers", **key, **_columns_but(_transfers, "id", "operation_id"))
+    accounts = bulk.given("accounts", **bulk.types(_accounts, "id", "balance"))
+    wallets = bulk.given("wallets", **bulk.types(_wallets, "user_id", *FIGURES))
+    records = bulk.given("records", **key, **_columns_but(_records, "id", "operation_id"))
+    days = bulk.given("days", **_columns_but(_days))
     return select(operation.c.key, operation.c.id).add_cte(
         _of_operation(_transfers, transfers, operation, operation.c.id, transfers.c.seq).cte("transfer"),
         update(_accounts).where(_accounts.c.id == accounts.c.id).values(balance=accounts.c.balance).cte("account"),
@@ -179,7 +156,7 @@ def _all_at_once() -> Any:
         .values({name: wallets.c[name] for name in FIGURES})
         .cte("wallet"),
         _of_operation(_records, records, operation, operation.c.id).cte("record"),
-        _raised(_copied(_days, _given("days", **_columns_but(_days)))).cte("day"),
+        _raised(postgresql.insert(_days).from_select(list(days.c.keys()), select(*days.c))).cte("day"),
     )
 
 
@@ -190,45 +167,25 @@ def _raised(inserted: Any) -> Any:
 
 
 def _write_together(rows: dict[str, Rows]) -> dict[str, int]:
-    given = {name: json.dumps(some, default=_as_text) for name, some in rows.items()}
+    given = {name: bulk.as_json(some) for name, some in rows.items()}
     return dict(db.session.connection().execute(_ALL_AT_ONCE, given).all())  # type: ignore[arg-type]
-
-
-def _as_text(value: date) -> str:
-    return value.isoformat()
 
 
 # --- SQLite: one statement for each table -----------------------------------------------------------------------------------
 
 
 def _write_apart(rows: dict[str, Rows]) -> dict[str, int]:
-    execute = db.session.connection().execute
     keys = [row["key"] for row in rows["operations"]]
-    execute(insert(_operations), [{**row, "place": None} for row in rows["operations"]])
-    found = execute(select(_operations.c.key, _operations.c.id).where(_operations.c.key.in_(keys)))
+    bulk.insert_many(_operations, [{name: row[name] for name in row if name != "place"} for row in rows["operations"]])
+    found = db.session.execute(select(_operations.c.key, _operations.c.id).where(_operations.c.key.in_(keys)))
     ids: dict[str, int] = dict(found.all())  # type: ignore[arg-type]
-    for name in ("transfers", "records"):
-        rows[name] = [{"operation_id": ids[row.pop("key")], **row} for row in rows[name]]
-    for statement, name in _ONE_BY_ONE:
-        if rows[name]:
-            execute(statement, [{f"new_{column}": value for column, value in row.items()} for row in rows[name]])
+    for table, name in ((_transfers, "transfers"), (_records, "records")):
+        bulk.insert_many(table, [{"operation_id": ids[row.pop("key")], **row} for row in rows[name]])
+    bulk.update_many(_accounts, rows["accounts"])
+    bulk.update_many(_wallets, rows["wallets"])
+    if rows["days"]:
+        db.session.execute(_raised(sqlite.insert(_days)), rows["days"])
     return ids
 
 
-def _inserted(table: Any, *but: str) -> Any:
-    return sqlite.insert(table).values({name: bindparam(f"new_{name}") for name in _columns_but(table, *but)})
-
-
-def _updated(table: Any, key: str, *names: str) -> Any:
-    changed = update(table).where(table.c[key] == bindparam(f"new_{key}"))
-    return changed.values({name: bindparam(f"new_{name}") for name in names})
-
-
 _ALL_AT_ONCE = _all_at_once()
-_ONE_BY_ONE = (
-    (_inserted(_transfers, "id"), "transfers"),
-    (_updated(_accounts, "id", "balance"), "accounts"),
-    (_updated(_wallets, "user_id", *FIGURES), "wallets"),
-    (_inserted(_records, "id"), "records"),
-    (_raised(_inserted(_days)), "days"),
-)

@@ -7,11 +7,15 @@ so three months without a clock, or two clocks, end in the same ledger (research
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload
+from sqlalchemy.orm.attributes import flag_modified
 
+from models import bulk
 from models.accounts import User
 from models.base import add, after_commit, db, now, transaction
 from models.credits import MONTHLY, Wallet
@@ -22,12 +26,24 @@ from services import calendar, credits, mails, notices, price_list
 
 BATCH = 500
 LEASE = timedelta(minutes=5)
+_periods: Any = CreditPeriod.__table__
+_notices: Any = Notice.__table__
+_mails: Any = OutgoingMail.__table__
 _LIVE = (
     select(Subscription)
     .where(Subscription.ended_at.is_(None))
     .options(selectinload(Subscription.plan), selectinload(Subscription.pending_plan))  # a few plans, many rows
     .execution_options(populate_existing=True)
 )
+
+
+@dataclass(frozen=True)
+class Period:
+    """One period of a subscription: its number, and [start, end)."""
+
+    k: int
+    starts_at: datetime
+    ends_at: datetime
 
 
 def begin(
@@ -60,7 +76,10 @@ def renew_due(user_id: int, at: datetime, by: str) -> int:
 
 
 def renew_overdue(at: datetime | None = None, by: str = "sweep") -> int:
-    """Open the due periods of everybody, in batches that nobody else has claimed. Answers how many were opened."""
+    """Open the due periods of everybody, in batches that nobody else has claimed. Answers how many were opened.
+
+    Lets go of whatever the session holds after each batch: this is for the clock and the command line.
+    """
     opened = 0
     while batch := _claim(at or now()):
         with transaction():
@@ -139,18 +158,18 @@ def _claim(at: datetime) -> list[int]:
 
 def _renew(subscriptions: Sequence[Subscription], wallets: Mapping[int, Wallet], at: datetime, by: str) -> int:
     """Open what is due, one round of periods after the other, in wallets that are locked."""
+    last: dict[int, tuple[Subscription, Period]] = {}
     opened = 0
-    last: dict[int, tuple[Subscription, CreditPeriod]] = {}
+    for subscription in subscriptions:
+        subscription.lease_until = None
     while due := [one for one in subscriptions if one.next_reset_at is not None and one.next_reset_at <= at]:
         for subscription in due:
             _turn(subscription, subscription.next_reset_at or at)
-        periods = [(one, period) for one in due if (period := _next(one, by))]
+        periods = [(one, period) for one in due if (period := _next(one))]
         credits.grant_many([_allotment(*pair) for pair in periods], wallets)
-        db.session.bulk_save_objects([period for _, period in periods])
+        bulk.insert_many(_periods, [_row(*pair, by) for pair in periods])
         opened += len(periods)
         last.update({one.id: (one, period) for one, period in periods})
-    for subscription in subscriptions:
-        subscription.lease_until = None
     _tell([pair for pair in last.values() if pair[1].k > 0])
     db.session.flush()
     return opened
@@ -176,11 +195,12 @@ def _turn(subscription: Subscription, boundary: datetime) -> None:
             subscription.pending_plan = subscription.pending_interval = None
         months = 12 if subscription.interval == "year" else 1
         subscription.term_ends_at = calendar.start(subscription.anchor_at, subscription.next_period + months)
-    subscription.plan_id = subscription.plan.id
-    note_change(subscription, old, boundary)
+    if subscription.plan is not old:
+        subscription.plan_id = subscription.plan.id
+        note_change(subscription, old, boundary)
 
 
-def _next(subscription: Subscription, by: str) -> CreditPeriod | None:
+def _next(subscription: Subscription) -> Period | None:
     """The next period, counted on; None, and none due any more, while the subscription is not paid for."""
     k, starts_at = subscription.next_period, subscription.next_reset_at
     assert starts_at is not None
@@ -189,35 +209,49 @@ def _next(subscription: Subscription, by: str) -> CreditPeriod | None:
         return None
     ends_at = calendar.start(subscription.anchor_at, k + 1)
     subscription.next_period, subscription.next_reset_at = k + 1, ends_at
-    return CreditPeriod(
-        subscription_id=subscription.id, k=k, starts_at=starts_at, ends_at=ends_at, plan_id=subscription.plan.id,
-        allotment=subscription.plan.monthly_credits, opened_by=by,
-    )  # fmt: skip
+    flag_modified(subscription, "term_ends_at")  # all set the same columns, so that one statement stores many
+    return Period(k, starts_at, ends_at)
 
 
-def _allotment(subscription: Subscription, period: CreditPeriod) -> credits.Lot:
+def _row(subscription: Subscription, period: Period, by: str) -> dict[str, Any]:
+    return {
+        "subscription_id": subscription.id, "k": period.k, "starts_at": period.starts_at, "ends_at": period.ends_at,
+        "plan_id": subscription.plan.id, "allotment": subscription.plan.monthly_credits, "opened_by": by,
+        "created_at": now(),
+    }  # fmt: skip
+
+
+def _allotment(subscription: Subscription, period: Period) -> credits.Lot:
+    plan = subscription.plan
     return credits.Lot(
-        subscription.user_id, period.allotment, f"period:{subscription.id}:{period.k}",
-        f"{subscription.plan.display_name}: monthly credits", MONTHLY, period.starts_at, period.ends_at,
+        subscription.user_id, plan.monthly_credits, f"period:{subscription.id}:{period.k}",
+        f"{plan.display_name}: monthly credits", MONTHLY, period.starts_at, period.ends_at,
     )  # fmt: skip
 
 
-def _tell(renewed: Sequence[tuple[Subscription, CreditPeriod]]) -> None:
+def _tell(renewed: Sequence[tuple[Subscription, Period]]) -> None:
     """One mail for each renewal, about the newest period when several were opened at once."""
     if not renewed:
         return
     query = select(User.id, User.email, User.username).where(User.id.in_([one.user_id for one, _ in renewed]))
     people = {row.id: row for row in db.session.execute(query)}
-    told: list[Notice | OutgoingMail] = []
+    page, moment = notices.billing_page(), now()
+    told: list[dict[str, Any]] = []
+    mail: list[dict[str, Any]] = []
     for subscription, period in renewed:
-        person = people[subscription.user_id]
+        person, plan = people[subscription.user_id], subscription.plan
         text = (
-            f"Hello {person.username},\n\nyour credits were renewed: {period.allotment:,} of the plan "
-            f"{subscription.plan.display_name}, until {period.ends_at:%d %B %Y, %H:%M} UTC.\n\n{notices.billing_page()}\n"
+            f"Hello {person.username},\n\nyour credits were renewed: {plan.monthly_credits:,} of the plan "
+            f"{plan.display_name}, until {period.ends_at:%d %B %Y, %H:%M} UTC.\n\n{page}\n"
         )
-        told.append(Notice(user_id=person.id, kind="renewal", key=f"{subscription.id}:{period.k}"))
-        told.append(OutgoingMail(to=person.email, subject="Your credits were renewed", text=text, next_try_at=now()))
-    db.session.bulk_save_objects(told, preserve_order=False)
+        key = f"{subscription.id}:{period.k}"
+        told.append({"user_id": person.id, "kind": "renewal", "key": key, "created_at": moment})
+        mail.append({
+            "to": person.email, "subject": "Your credits were renewed", "text": text, "tries": 0, "next_try_at": moment,
+            "created_at": moment,
+        })  # fmt: skip
+    bulk.insert_many(_notices, told)
+    bulk.insert_many(_mails, mail)
     after_commit(mails.send_soon)
 
 

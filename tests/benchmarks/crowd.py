@@ -6,7 +6,6 @@ import json
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -164,7 +163,7 @@ class _Filling:
             balance_after=wallet["balance"], available_after=wallet["available"], event_at=at, created_at=at,
         )  # fmt: skip
         row["details"] = json.dumps({})
-        row["hash"] = wallet["head"] = operation_hash(wallet["head"], SimpleNamespace(**row), [(*move, amount)])  # type: ignore[arg-type]
+        row["hash"] = wallet["head"] = operation_hash(wallet["head"], row, [(*move, amount)])
         self._of(LedgerOperation).append(row)
         self._put(LedgerTransfer, operation_id=self.operations, seq=0, from_id=move[0], to_id=move[1], amount=amount)
 

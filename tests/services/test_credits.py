@@ -18,6 +18,7 @@ from models.credits import GRANTED, MONTHLY, PACK, LedgerAccount, LedgerOperatio
 from services import credits
 from services.errors import Conflict, PaymentNeeded
 from services.reconcile import reconcile
+from tests.till import moved_clock, utc
 
 USAGE = credits.Usage("training_minute:cpu", "language", "yard-tiny")
 
@@ -242,3 +243,20 @@ def carry_out(user: User, number: int, verb: str, amount: int, what: int) -> Non
 def reconcile_ledger() -> list[str]:
     """The checks that need no job rows: these tests use the ledger alone."""
     return [sentence for sentence in reconcile() if "The ledger charges job" not in sentence]
+
+
+@pytest.mark.parametrize("hours", [1, 30, 49, 24 * 40])
+def test_what_was_used_between_two_instants_is_the_same_by_days_and_by_charges(
+    app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    clock = moved_clock(monkeypatch, utc(2027, 3, 1, 20, 30))
+    begun, charges = clock.at, []
+    grant(alice, 1000)
+    for number in range(1, 41):
+        at = clock.advance(hours=7, minutes=11 * number)
+        credits.spend(alice.id, number, key=f"spent {number}", reason="test", usage=USAGE)
+        charges.append((at, number))
+    for begin in (begun, utc(2027, 3, 1, 0), charges[5][0], utc(2027, 3, 9, 0)):
+        end = begin + timedelta(hours=hours)
+        expected = sum(amount for at, amount in charges if begin <= at < end)
+        assert credits.used_between(alice.id, begin, end) == expected
