@@ -11,7 +11,7 @@ from services import credits
 from services.errors import Conflict
 from services.gateways import gateways
 from services.gateways.payments import Object
-from services.payments.sync import Also, Later, id_of, nothing, sync_subscription, user_of_customer
+from services.payments.sync import Also, Later, id_of, nothing, sync_intent, sync_subscription, user_of_customer
 
 LOST, WON = ("lost",), ("won", "warning_closed")
 
@@ -21,6 +21,9 @@ def refund_pack(payment_id: int, key: str) -> Payment:
     payment = db.session.get_one(Payment, payment_id)
     if payment.kind != "pack" or payment.status != "paid":
         raise Conflict("Only a pack that was paid can be refunded here.", code="not_refundable")
+    if payment.charge_id is None and payment.intent_id:
+        sync_intent(payment.intent_id)  # so that what is given back is taken back below, not when an event comes
+        db.session.refresh(payment)
     source = f"purchase:{payment.checkout_id}"
     lot = next((lot for lot in credits.open_lots(payment.user_id) if lot.source == source), None)
     cents = payment.amount_cents * (lot.balance or 0) // (lot.granted or 1) if lot else 0

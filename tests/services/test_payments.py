@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from models.accounts import User
-from models.base import db
+from models.base import db, transaction
 from models.credits import LedgerAccount
 from models.payments import Checkout, Payment
 from models.subscriptions import Subscription
@@ -311,6 +311,18 @@ def test_the_refund_button_gives_back_the_part_that_is_not_spent(sqlite_app: Fla
     with pytest.raises(Conflict):
         payments.refund_pack(pack_payment(carol).id, "button again")
     assert faults() == []
+
+
+def test_a_refund_takes_the_credits_back_at_once_even_if_the_charge_was_not_named_before(
+    sqlite_app: Flask, till: Till, carol: User
+) -> None:
+    payments.buy_pack(carol, 100)
+    with transaction():
+        pack_payment(carol).charge_id = None
+    payments.refund_pack(pack_payment(carol).id, "button")
+    assert (standing(carol).available, pack_payment(carol).refunded_cents) == (20, 1000)
+    with pytest.raises(Conflict):
+        payments.refund_pack(pack_payment(carol).id, "button again")
 
 
 def test_the_refund_button_pressed_twice_gives_back_once(app: Flask, till: Till, carol: User) -> None:
