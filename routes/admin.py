@@ -126,7 +126,9 @@ def change_credits(id: int) -> Response:
     operation = admin.change_credits(
         actor(), id, given.how, given.amount, given.nonce, why(given), given.confirm
     )  # fmt: skip
-    return _done(id, f"{operation.change:+,} credits; {operation.available_after:,} can be spent now.")
+    return _done(
+        id, f"{operation.change:+,} credits; {operation.available_after:,} can be spent now.".replace("-", "−")
+    )
 
 
 @bp.post("/subscriptions/<int:id>/payments/<int:payment>/refund", endpoint="refund")

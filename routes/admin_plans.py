@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,10 +16,12 @@ from routes.admin import Act, plain, why
 from routes.answers import answer, form, read, wants_json
 from routes.guards import actor
 from services import admin, catalogues, price_list
+from services.errors import Conflict, Invalid
 
 bp = Blueprint("admin_plans", __name__)
 changes_bp = Blueprint("admin_plan_changes", __name__)
 FREE_LIMITS = catalogues.DEFAULT["plans"][0]["limits"]
+IN_FORM = {"price_cents": "price", "yearly_cents": "yearly_price"}  # what the price list calls so is asked for so
 
 
 class GivenValues(Act):
@@ -86,7 +90,8 @@ def new() -> Response:
 @form("admin/plan_form.html", lambda: {"plan": _blank()})
 def create() -> Response:
     given = read(GivenNewPlan)
-    made = admin.create_plan(actor(), {"name": given.name, **given.values(FREE_LIMITS)}, why(given))
+    with _named_as_asked():
+        made = admin.create_plan(actor(), {"name": given.name, **given.values(FREE_LIMITS)}, why(given))
     return _done(made, "is on offer now.", 201)
 
 
@@ -99,9 +104,9 @@ def _again() -> dict[str, Any]:
 def edit(id: int) -> Response:
     given = read(GivenValues)
     values = given.values(admin.plan_for(actor(), id).limits)
-    return _done(
-        admin.edit_plan(actor(), id, values, why(given)), "is on offer now; whoever has an older version keeps it."
-    )
+    with _named_as_asked():
+        made = admin.edit_plan(actor(), id, values, why(given))
+    return _done(made, "is on offer now; whoever has an older version keeps it.")
 
 
 @changes_bp.get("/<int:id>/<any(archive,activate):act>", endpoint="ask")
@@ -130,6 +135,20 @@ def set_price() -> Response:
     if not wants_json():
         flash(f"{changed.action} costs {changed.credits:,} from now on; running jobs keep their price.", "success")
     return answer({"prices": _prices()}, to=url_for("admin_plans.prices"))
+
+
+@contextlib.contextmanager
+def _named_as_asked() -> Iterator[None]:
+    """A refusal of the price list, with the names of the fields that were asked for."""
+    try:
+        yield
+    except Invalid as error:
+        fields = {IN_FORM.get(name, name.removeprefix("limits.")): words for name, words in error.fields.items()}
+        raise Invalid(error.message, fields) from None
+    except Conflict as error:
+        if error.code == "plan_exists":
+            error.details["fields"] = {"name": error.message}
+        raise
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from models.base import now
 from routes.admin import chosen_members, plain
-from routes.answers import answer
+from routes.answers import answer, wants_json
 from routes.guards import actor
 from services import admin
 from services.errors import Invalid
@@ -48,12 +48,20 @@ ROWS: dict[str, Callable[[date | None], Iterable[dict[str, Any]]]] = {
 
 @bp.get("", endpoint="index")
 def index() -> Response:
-    on = _day()
+    on, errors = None, {}
+    try:
+        on = _day()
+    except Invalid as error:
+        if wants_json():
+            raise
+        errors = error.fields
     shown = {
         "day": admin.day(actor(), on or now().date()), "plans": ROWS["plans"](on), "top_members": ROWS["top-members"](on),
         "months": ROWS["months"](on),
     }  # fmt: skip
-    return answer(plain(shown), page="admin/reports.html", asked=on, **shown)
+    return answer(
+        plain(shown), 422 if errors else 200, page="admin/reports.html", asked=on, errors=errors, today=now().date(), **shown
+    )  # fmt: skip
 
 
 @bp.get('/<any(plans,"top-members",months,day,members):table>.csv', endpoint="table")

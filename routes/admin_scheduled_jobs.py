@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, flash, request, url_for
 from werkzeug.wrappers import Response
 
+from models.accounts import User
 from routes.admin import Act, plain, why
 from routes.answers import answer, form, read, wants_json
 from routes.guards import actor
@@ -40,12 +41,29 @@ def force() -> Response:
     return answer(told, to=url_for("admin_scheduled_jobs.index"))
 
 
+@bp.get("/events/<id>/again", endpoint="ask_again")
+def ask_again(id: str) -> Response:
+    shown = {"event": _dead_event(actor(), id)}
+    if shown["event"] is None:
+        raise NotFound("No message of this name was given up.")
+    return answer(plain(shown), page="admin/try_again.html", **shown)
+
+
+def _again() -> dict[str, Any]:
+    return {"event": _dead_event(actor(), (request.view_args or {})["id"])}
+
+
 @bp.post("/events/<id>/again", endpoint="again")
+@form("admin/try_again.html", _again)
 def again(id: str) -> Response:
     admin.try_event_again(actor(), id, why(read(Act)))
     if not wants_json():
         flash("The message is back in the inbox; the clock takes it up within seconds.", "success")
     return answer({"id": id, "state": "pending"}, to=url_for("admin_scheduled_jobs.index"))
+
+
+def _dead_event(asking: User, id: str) -> dict[str, Any] | None:
+    return next((event for event in admin.dead_events(asking) if event["id"] == id), None)
 
 
 def _shown() -> dict[str, Any]:
@@ -99,7 +117,8 @@ def _force_renewal(name: str, given: Forced) -> dict[str, Any]:
 def _force_entry(name: str, given: Forced) -> dict[str, Any]:
     """Run an entry now; one that fails leaves its error in its own row, which is what is told."""
     if name not in {entry.name for entry in clock.SCHEDULE}:
-        raise NotFound(f"There is no entry {name[:60]}. Take one from the table, or {clock.JOB_PREFIX} and a number.")
+        sentence = f"There is no entry {name[:60]}. Take one from the table, or {clock.JOB_PREFIX} and a number."
+        raise NotFound(sentence, fields={"name": sentence})
     admin.audit(actor(), "force_entry", why(given), target=name, before={}, after={"asked": True})
     count = 0
     with contextlib.suppress(Exception):

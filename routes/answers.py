@@ -11,7 +11,7 @@ from flask import jsonify, redirect, render_template, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from werkzeug.wrappers import Response
 
-from services.errors import Conflict, Forbidden, Invalid, PaymentNeeded, Unauthorized, Unavailable
+from services.errors import Conflict, Forbidden, Invalid, NotFound, PaymentNeeded, Unauthorized, Unavailable
 from services.gateways import gateways
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -20,10 +20,18 @@ STATUS_SHOWN_IN_FORM = {
     Conflict: 409,
     Unauthorized: 401,
     Forbidden: 403,
+    NotFound: 404,
     PaymentNeeded: 402,
     Unavailable: 503,
 }
 MOST_IN_A_LIST = 200
+SENTENCES = {
+    "missing": "This is needed.", "greater_than_equal": "Give at least {ge}.", "less_than_equal": "Give at most {le}.",
+    "decimal_max_places": "Give at most {decimal_places} digits after the point.", "literal_error": "Choose {expected}.",
+    "decimal_parsing": "Give a number, as 9.99.",
+} | dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "Give a whole number.") | dict.fromkeys(
+    ("date_from_datetime_parsing", "date_parsing", "date_type"), "Give a day, as 2026-11-21."
+)  # fmt: skip
 
 
 class Given(BaseModel):
@@ -163,8 +171,6 @@ def _no_constant(name: str) -> Any:
 
 
 def _sentence(fault: Any) -> str:
-    if fault["type"] == "missing":
-        return "This is needed."
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    return f"{fault['msg']}."
+    return SENTENCES.get(fault["type"], f"{fault['msg']}.").format(**fault.get("ctx", {}))

@@ -1,6 +1,7 @@
 """A yard with something in it: what pages look like to a member who has worked here for a while.
 
-Everything is made through the same verbs as in life; only the reports of the trainings are written instead of trained.
+Everything is made through the same verbs as in life, the months before included (past.py); only the reports of the trainings
+are written instead of trained.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from services import (
     accounts,
     agents,
     api_keys,
+    clock,
     datasets,
     model_versions,
     payments,
@@ -32,11 +34,13 @@ from services.gateways import gateways
 from services.gateways.storage import sha256_of
 from services.model_versions import NewFile
 from services.training_jobs import Final, Order
+from tests.browser import past
 from tests.factories import hello
 
 PASSWORD = "correct horse battery"
 EMAIL = "alice@example.com"
 NEWCOMER = "bob@example.com"
+ADMIN = "olga@example.com"
 
 
 @dataclass
@@ -51,13 +55,18 @@ class Scene:
     away: int
     model: int
     unmapped: str
+    payer: int
+    suspended: int
+    refundable: int
+    buyer: int
+    archived_plan: int
 
 
 def build(folder: Path) -> Scene:
     """Fill the database of the present application."""
-    alice = accounts.sign_up(EMAIL, "alice", PASSWORD)
+    past.live_through(PASSWORD, owner="alice")
+    alice = _named("alice")
     accounts.sign_up(NEWCOMER, "bob", PASSWORD)
-    payments.upgrade(alice, next(plan.id for plan in price_list.plans() if plan.name == "pro"))
     code = _dataset(alice, folder)
     workstation, laptop = _machine(alice, "workstation", True), _machine(alice, "laptop", False)
     completed = _job(alice, code, "describe-to-code", 300)
@@ -81,7 +90,23 @@ def build(folder: Path) -> Scene:
         db.session.get_one(TrainingJob, away.id).disconnected_since = gone.last_seen_at
     api_keys.create(alice, "notebook", "full")
     upload = uploads.receive(alice, "maths.jsonl", io.BytesIO(_questions()))
-    return Scene(code, running.id, completed.id, failed.id, paused.id, away.id, model, upload.id)
+    tick()
+    pack = next(one for one in payments.payments_of(alice.id) if one.kind == "pack")
+    archived = next(plan for plan in price_list.all_plans() if plan.archived_at)
+    return Scene(
+        code, running.id, completed.id, failed.id, paused.id, away.id, model, upload.id, _named("carol").id,
+        _named("mallory").id, pack.id, alice.id, archived.id,
+    )  # fmt: skip
+
+
+def tick() -> None:
+    """Let every entry of the schedule run once: nobody else winds the clock of this yard."""
+    for entry in clock.SCHEDULE:
+        clock.force(entry.name)
+
+
+def _named(name: str) -> User:
+    return db.session.scalars(db.select(User).where(User.username == name)).one()
 
 
 def _dataset(owner: User, folder: Path) -> int:

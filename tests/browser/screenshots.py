@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from app import create_app
+from models.base import db
 from tests.browser import scene
 from tests.browser.conftest import Site, Visit
 
@@ -20,6 +22,13 @@ PRIVATE = {
     "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}", "model": "/models/{model}", "agents": "/agents",
     "pricing-member": "/pricing?interval=year", "billing": "/billing", "billing-history": "/billing/history",
     "billing-usage": "/billing/usage",
+}  # fmt: skip
+ADMIN = {
+    "admin-dashboard": "/admin/dashboard", "admin-members": "/admin/subscriptions/", "admin-member": "/admin/subscriptions/{buyer}",
+    "admin-credits": "/admin/subscriptions/{payer}/credits", "admin-plans": "/admin/subscriptions/plans",
+    "admin-plan": "/admin/subscriptions/plans/2", "admin-prices": "/admin/subscriptions/plans/prices",
+    "admin-scheduled-jobs": "/admin/subscriptions/scheduled-jobs", "admin-reports": "/admin/subscriptions/reports",
+    "admin-record": "/admin/audit",
 }  # fmt: skip
 
 
@@ -35,6 +44,19 @@ def test_take(site: Site, chromium: Browser, scheme: str, width: int) -> None:
     context.clear_cookies()
     visit.log_in()
     _take(visit, PRIVATE, scheme, width)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_take_the_panel(site: Site, chromium: Browser, scheme: str, width: int) -> None:
+    with create_app(site.settings).app_context():
+        scene.tick()
+        db.session.remove()
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    visit = Visit(site, context)
+    visit.log_in(scene.ADMIN)
+    _take(visit, ADMIN, scheme, width)
     context.close()
 
 
