@@ -83,14 +83,21 @@ class LedgerOperation(Created, Model):
     """
 
     __tablename__ = "ledger_operations"
-    __table_args__ = (Index("ix_ledger_operations_user_id_event_at", "user_id", "event_at"),)
+    __table_args__ = (
+        Index("ix_ledger_operations_user_id_event_at", "user_id", "event_at"),
+        Index("ix_ledger_operations_user_id_id", "user_id", "id"),
+        Index(
+            "ix_ledger_operations_job_id", "job_id",
+            sqlite_where=text("job_id IS NOT NULL"), postgresql_where=text("job_id IS NOT NULL"),
+        ),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(120), unique=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(12))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
-    job_id: Mapped[int | None] = mapped_column(index=True)
+    job_id: Mapped[int | None]
     attempt: Mapped[int | None]
     reason: Mapped[str] = mapped_column(String(200))
     outcome: Mapped[str] = mapped_column(String(8))  # done, refused

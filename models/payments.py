@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Created, Instant, Model
@@ -31,6 +31,7 @@ class Checkout(Created, Model):
     amount_cents: Mapped[int]
     subscription_id: Mapped[int] = mapped_column(ForeignKey("subscriptions.id"))
     from_plan_id: Mapped[int] = mapped_column(ForeignKey("plans.id"))
+    by_card: Mapped[bool] = mapped_column(default=False, server_default=false())  # on file; otherwise on a hosted page
     state: Mapped[str] = mapped_column(String(10), default="open")
     session_id: Mapped[str | None] = mapped_column(String(120), unique=True)
     url: Mapped[str | None] = mapped_column(String(2000))
@@ -68,6 +69,7 @@ class Payment(Created, Model):
     dispute_id: Mapped[str | None] = mapped_column(String(80))
     dispute_status: Mapped[str | None] = mapped_column(String(30))
     paid_at: Mapped[datetime | None] = mapped_column(Instant)
+    version: Mapped[int] = mapped_column(default=0, server_default="0")  # raised with every look that is written
 
     @property
     def gone_cents(self) -> int:

@@ -29,7 +29,7 @@ class Plan(Created, Model):
     name: Mapped[str] = mapped_column(String(40))
     version: Mapped[int] = mapped_column(default=1)
     display_name: Mapped[str] = mapped_column(String(80))
-    rank: Mapped[int]
+    rank: Mapped[int]  # its price by the month: what is dearer is more
     price_cents: Mapped[int]
     yearly_cents: Mapped[int | None]
     monthly_credits: Mapped[int]

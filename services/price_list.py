@@ -33,7 +33,7 @@ def install(catalogue: dict[str, Any]) -> dict[str, list[str]]:
 
 def plans() -> list[Plan]:
     """The plans on offer, cheapest first."""
-    return list(db.session.scalars(select(Plan).where(Plan.archived_at.is_(None)).order_by(Plan.rank)))
+    return list(db.session.scalars(select(Plan).where(Plan.archived_at.is_(None)).order_by(Plan.rank, Plan.id)))
 
 
 def all_plans() -> list[Plan]:
@@ -95,19 +95,18 @@ def edit(plan_id: int, values: dict[str, Any]) -> Plan:
         old = plan(plan_id)
         given = {name: getattr(old, name) for name in catalogues.PLAN_FIELDS} | values | {"name": old.name}
         catalogues.check_plan(given, f"The plan {old.display_name}")
-        return _new_version(old.name, {**given, "rank": old.rank})
+        return _new_version(old.name, given)
 
 
 def create_plan(values: dict[str, Any]) -> Plan:
-    """Offer a plan that was not there before, after all others. Raises Invalid, Conflict."""
+    """Offer a plan that was not there before. Raises Invalid, Conflict."""
     with transaction():
         catalogues.check_plan(values, "The plan")
         if db.session.scalar(select(Plan.id).where(Plan.name == values["name"]).limit(1)) is not None:
             raise Conflict(
                 f"There is a plan {values['name']} already. Edit it, or choose another name.", code="plan_exists"
             )
-        rank = db.session.scalar(select(func.max(Plan.rank)))
-        return add(Plan(**values, rank=0 if rank is None else rank + 1))
+        return _new_version(values["name"], values)
 
 
 def archive(plan_id: int) -> Plan:
@@ -135,16 +134,14 @@ def activate(plan_id: int) -> Plan:
 
 def _install_plans(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> None:
     present = {plan.name: plan for plan in plans()}
-    for rank, given in enumerate(wanted):
+    for given in wanted:
         old = present.pop(given["name"], None)
         if old is None:
-            _new_version(given["name"], {**given, "rank": rank})
+            _new_version(given["name"], given)
             done["added"].append(given["name"])
         elif any(getattr(old, name) != value for name, value in given.items()):
-            _new_version(given["name"], {**given, "rank": rank})
+            _new_version(given["name"], given)
             done["changed"].append(given["name"])
-        else:
-            old.rank = rank
     for name, plan in present.items():
         plan.archived_at = now()
         done["archived"].append(name)
@@ -153,7 +150,7 @@ def _install_plans(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> 
 def _new_version(name: str, values: dict[str, Any]) -> Plan:
     last = db.session.scalar(select(func.max(Plan.version)).where(Plan.name == name)) or 0
     db.session.execute(update(Plan).where(Plan.name == name, Plan.archived_at.is_(None)).values(archived_at=now()))
-    return add(Plan(**{**values, "name": name}, version=last + 1))
+    return add(Plan(**{**values, "name": name}, version=last + 1, rank=values["price_cents"]))
 
 
 def _install_packs(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> None:

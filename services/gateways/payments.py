@@ -135,13 +135,16 @@ class Payments:
             self._stripe.checkout.sessions.expire(session_id)
 
     def charge(self, customer: str, card: str, cents: int, metadata: dict[str, str], what: str, key: str) -> Object:
-        """Charge the card on file at once. Raises CardRefused."""
+        """Charge the card on file at once, nobody being there to confirm. Raises CardRefused."""
         given = {
             "customer": customer, "payment_method": card, "amount": cents, "currency": CURRENCY, "confirm": True,
             "off_session": True, "metadata": metadata, "description": what,
         }  # fmt: skip
         with _answers():
-            return self._stripe.payment_intents.create(given, {"idempotency_key": key}).to_dict()  # type: ignore[arg-type]
+            made = self._stripe.payment_intents.create(given, {"idempotency_key": key}).to_dict()  # type: ignore[arg-type]
+        if made["status"] == "requires_action":
+            raise CardRefused("The bank asks for the person to confirm.", needs_person=True)
+        return made
 
     def subscribe(self, customer: str, price: str, metadata: dict[str, str], key: str) -> Object:
         """Begin a subscription with the card on file; nothing is left behind when it is refused. Raises CardRefused."""
@@ -249,7 +252,7 @@ def _answers() -> Iterator[None]:
     except stripe.StripeError as error:
         log.error("payment_gateway_silent", error=f"{type(error).__name__}: {error}")
         raise Unavailable(
-            "The payment service does not answer just now. Nothing was charged; try again soon."
+            "The payment service does not answer just now. What it charged all the same appears here by itself; try again soon."
         ) from None
 
 

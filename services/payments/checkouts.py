@@ -41,34 +41,23 @@ def settle_checkout(actor: User, checkout_id: str) -> Checkout:
     return checkout
 
 
-def opened(subscription: Subscription, wanted: Plan | Pack, interval: str | None = None) -> Checkout:
-    """The open intent for this, or a new one: two tabs that ask for the same are one purchase."""
+def opened(
+    subscription: Subscription, wanted: Plan | Pack, interval: str | None = None, *, by_card: bool = False
+) -> Checkout:
+    """The open intent for this, or a new one: two tabs that ask for the same are one purchase, and whoever asks again
+    after a silence of the gateway asks under the same key. What is to be paid by card shares nothing with a page."""
     with transaction():
         credits.lock(subscription.user_id)
         query = select(Checkout).where(
             Checkout.user_id == subscription.user_id, Checkout.state == "open", Checkout.interval == interval,
+            Checkout.by_card == by_card,
             Checkout.pack_id == (wanted.id if isinstance(wanted, Pack) else None),
             Checkout.plan_id == (wanted.id if isinstance(wanted, Plan) else None),
             Checkout.subscription_id == subscription.id, Checkout.from_plan_id == subscription.plan_id,
             Checkout.created_at >= max(now() - LASTS, subscriptions.period(subscription, now())[0]),
         )  # fmt: skip
         known = db.session.scalar(query.order_by(Checkout.created_at.desc()).limit(1))
-        return known or new(subscription, wanted, interval)
-
-
-def new(subscription: Subscription, wanted: Plan | Pack, interval: str | None = None) -> Checkout:
-    """An intent of its own; its id is the key under which the gateway is asked."""
-    if isinstance(wanted, Plan):
-        cents = wanted.cents(interval or "month") or 0
-        goods = {"kind": "plan", "plan_id": wanted.id, "credits": wanted.monthly_credits, "amount_cents": cents}
-    else:
-        goods = {"kind": "pack", "pack_id": wanted.id, "credits": wanted.credits, "amount_cents": wanted.price_cents}
-    checkout = Checkout(
-        id=str(uuid.uuid4()), user_id=subscription.user_id, interval=interval, subscription_id=subscription.id,
-        from_plan_id=subscription.plan_id, **goods,
-    )  # fmt: skip
-    with transaction():
-        return add(checkout)
+        return known or _new(subscription, wanted, interval, by_card)
 
 
 def metadata_of(checkout: Checkout) -> dict[str, str]:
@@ -96,3 +85,16 @@ def hosted(actor: User, checkout: Checkout, price: str, given: Object) -> Checko
         )
     db.session.refresh(checkout)
     return checkout
+
+
+def _new(subscription: Subscription, wanted: Plan | Pack, interval: str | None, by_card: bool) -> Checkout:
+    if isinstance(wanted, Plan):
+        cents = wanted.cents(interval or "month") or 0
+        goods = {"kind": "plan", "plan_id": wanted.id, "credits": wanted.monthly_credits, "amount_cents": cents}
+    else:
+        goods = {"kind": "pack", "pack_id": wanted.id, "credits": wanted.credits, "amount_cents": wanted.price_cents}
+    checkout = Checkout(
+        id=str(uuid.uuid4()), user_id=subscription.user_id, interval=interval, subscription_id=subscription.id,
+        from_plan_id=subscription.plan_id, by_card=by_card, **goods,
+    )  # fmt: skip
+    return add(checkout)

@@ -51,7 +51,7 @@ def _by_page(actor: User, pack: Pack) -> Purchase:
 
 
 def _by_card(actor: User, pack: Pack, customer: str, card: str) -> Purchase:
-    checkout = checkouts.new(subscriptions.current(actor), pack)
+    checkout = checkouts.opened(subscriptions.current(actor), pack, by_card=True)
     metadata, what = checkouts.metadata_of(checkout), f"{pack.credits:,} credits"
     end_read()
     try:

@@ -220,7 +220,7 @@ def _put_off(subscription: Subscription, wanted: Plan, interval: str) -> Change:
 
 
 def _subscribe(actor: User, customer: str, wanted: Plan, interval: str) -> None:
-    checkout = checkouts.opened(subscriptions.current(actor), wanted, interval)
+    checkout = checkouts.opened(subscriptions.current(actor), wanted, interval, by_card=True)
     price = prices.plan_price(wanted, interval)
     metadata = checkouts.metadata_of(checkout)
     end_read()
@@ -235,7 +235,7 @@ def _subscribe(actor: User, customer: str, wanted: Plan, interval: str) -> None:
 
 def _change_price(subscription: Subscription, wanted: Plan, interval: str) -> None:
     gateway_id, restart = _gateway_id(subscription), interval != subscription.interval
-    checkout = checkouts.opened(subscription, wanted, interval)
+    checkout = checkouts.opened(subscription, wanted, interval, by_card=True)
     price = prices.plan_price(wanted, interval)
     end_read()
     item = _item(gateway_id)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from sqlalchemy import select
 
-from models.base import db, transaction
+from models.base import db, end_read, transaction
 from models.payments import Payment
 from models.subscriptions import Subscription
 from services import credits
-from services.errors import Conflict
+from services.errors import Conflict, Unavailable
 from services.gateways import gateways
 from services.gateways.payments import Object
-from services.payments.sync import Also, Later, id_of, nothing, sync_intent, sync_subscription, user_of_customer
+from services.payments.sync import LOOKS, Also, Later, id_of, nothing, sync_intent, sync_subscription, user_of_customer
 
 LOST, WON = ("lost",), ("won", "warning_closed")
 
@@ -40,35 +43,58 @@ def refund_pack(payment_id: int, key: str) -> Payment:
 
 def sync_charge(charge_id: str, also: Also = nothing) -> None:
     """Make what was taken back of a pack follow what was refunded of its charge."""
-    charge = gateways().payments.retrieve("charge", charge_id)
-    if charge is None:
-        raise Later(f"the gateway does not know the charge {charge_id} yet")
-    with transaction():
-        payment = _payment_of(charge)
-        if payment is not None:
-            _follow(payment, charge)
-        elif user_of_customer(charge.get("customer")) is not None:
-            raise Later(f"the payment of charge {charge_id} is not known yet")
-        also()
+    for _ in range(LOOKS):
+        version = _version(charge_id)
+        charge = gateways().payments.retrieve("charge", charge_id)
+        if charge is None:
+            raise Later(f"the gateway does not know the charge {charge_id} yet")
+        if _write(charge, version, partial(_follow, charge=charge), also):
+            return
+    raise Unavailable("This payment changes just now. Try again in a moment.")
 
 
 def sync_dispute(dispute_id: str, also: Also = nothing) -> None:
     """A dispute freezes the pack it is about; lost, it takes it back and ends a plan; won, it lets it go."""
-    dispute = gateways().payments.retrieve("dispute", dispute_id)
-    if dispute is None:
+    charge_id = id_of(_dispute(dispute_id).get("charge")) or ""
+    for _ in range(LOOKS):
+        version = _version(charge_id)
+        dispute = _dispute(dispute_id)
+        charge = gateways().payments.retrieve("charge", charge_id) or {"id": charge_id}
+        if dispute["status"] in LOST:
+            _end_plan_paid_by(charge)
+        if _write(charge, version, partial(_follow_dispute, charge=charge, dispute=dispute), also):
+            return
+    raise Unavailable("This payment changes just now. Try again in a moment.")
+
+
+def _dispute(dispute_id: str) -> Object:
+    found = gateways().payments.retrieve("dispute", dispute_id)
+    if found is None:
         raise Later(f"the gateway does not know the dispute {dispute_id} yet")
-    charge = gateways().payments.retrieve("charge", id_of(dispute.get("charge")) or "") or {
-        "id": id_of(dispute.get("charge"))
-    }
-    if dispute["status"] in LOST:
-        _end_plan_paid_by(charge)
+    return found
+
+
+def _version(charge_id: str) -> int | None:
+    """Which look at a charge was written last; nobody waits for the gateway with the database in hand."""
+    version = db.session.scalar(select(Payment.version).where(Payment.charge_id == charge_id))
+    end_read()
+    return version
+
+
+def _write(charge: Object, version: int | None, effect: Callable[[Payment], None], also: Also) -> bool:
+    """Carry out `effect` on the payment of a charge; False when a later look was written since this one began."""
     with transaction():
         payment = _payment_of(charge)
-        if payment is not None:
-            _follow_dispute(payment, charge, dispute)
-        elif user_of_customer(charge.get("customer")) is not None:
-            raise Later(f"the payment of dispute {dispute_id} is not known yet")
+        if payment is None:
+            if user_of_customer(charge.get("customer")) is not None:
+                raise Later(f"the payment of charge {charge['id']} is not known yet")
+        elif payment.version != version:
+            return False
+        else:
+            payment.version += 1
+            effect(payment)
         also()
+        return True
 
 
 def _payment_of(charge: Object) -> Payment | None:

@@ -29,6 +29,7 @@ GRACE = timedelta(days=7)
 LOOKS = 5
 ENDED = ("canceled", "incomplete_expired")
 STANDING = ("active", "trialing", "past_due")
+FINAL = ("paid", "void")  # an invoice stays so; a look that says otherwise began before
 UNPAID = ("past_due", "unpaid")
 Also = Callable[[], None]  # written together with the effect, such as the mark on the event that led here
 log = structlog.get_logger()
@@ -273,7 +274,7 @@ def _take_price(known: Subscription, plan: Any, interval: str, given: Object) ->
         if known.pending_plan_id is not None and not known.cancel_at_period_end:
             known.pending_plan_id = known.pending_interval = None
         return
-    if plan.monthly_credits > known.plan.monthly_credits or (interval, known.interval) == ("year", "month"):
+    if plan.rank > known.plan.rank or (interval, known.interval) == ("year", "month"):
         periods.move_up(known, plan, interval, f"{known.id}:{id_of(given.get('latest_invoice'))}")
     else:
         known.pending_plan_id, known.pending_interval = plan.id, interval
@@ -325,7 +326,9 @@ def _note_invoice(invoice: Object, user_id: int, subscription: Subscription | No
     what = _words(invoice, subscription)
     payment = _payment(str(invoice["id"]), user_id, "plan", what, max(0, total))
     payment.subscription_id = subscription.id if subscription else payment.subscription_id
-    payment.status, payment.number = str(invoice.get("status")), invoice.get("number")
+    payment.number = invoice.get("number")
+    if payment.status not in FINAL:
+        payment.status = str(invoice.get("status"))
     payment.amount_cents = max(payment.amount_cents, max(0, total))
     payment.url = invoice.get("hosted_invoice_url")
     payment.intent_id = intent_of_invoice(invoice) or payment.intent_id

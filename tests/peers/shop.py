@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import requests
 from flask import Flask
 from sqlalchemy import update
@@ -149,8 +148,3 @@ def subscribed(shop: Shop, user: User, plan: str) -> Object:
     """A subscription that began at the peer, paid with the card on file."""
     customer = shop.customer(user)
     return shop.peer.do("POST", "/v1/subscriptions", customer=customer, items__0__plan=plan)
-
-
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    """What our code does not do yet, and where; only what the test asserts may fail."""
-    return pytest.mark.xfail(reason=reason, raises=(AssertionError, pytest.fail.Exception))

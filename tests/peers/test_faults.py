@@ -25,7 +25,6 @@ from tests.peers.shop import (
     ONE_PACK,
     Shop,
     bought,
-    not_yet,
     page_of,
     pay,
     plan_at_peer,
@@ -103,7 +102,6 @@ def test_a_charge_of_which_nothing_is_heard_is_granted_once_when_its_event_is_fo
     assert faults() == []
 
 
-@not_yet("payments/packs.py: _by_card asks under a new key though it is not known how the last ended")
 def test_asked_again_by_the_member_a_charge_of_which_nothing_was_heard_keeps_its_key(
     sqlite_app: Flask, localstripe: Shop, alice: User
 ) -> None:
@@ -116,7 +114,6 @@ def test_asked_again_by_the_member_a_charge_of_which_nothing_was_heard_keeps_its
     assert standing(alice).available == FREE + 100
 
 
-@not_yet("gateways/payments.py: _answers says so of every silence, also when the charge was carried out")
 def test_a_member_is_not_told_that_nothing_was_charged_when_nobody_knows(
     sqlite_app: Flask, localstripe: Shop, alice: User
 ) -> None:
@@ -260,7 +257,6 @@ def test_while_one_answer_is_slow_others_buy(sqlite_app: Flask, localstripe: Sho
     assert (standing(alice).available, standing(bob).available) == (FREE + 100, FREE + 250) and faults() == []
 
 
-@not_yet("payments/refunds.py: sync_charge writes what it saw, though a later look was written since")
 def test_a_look_that_began_before_a_refund_does_not_undo_it(app: Flask, localstripe: Shop, alice: User) -> None:
     """The older of two looks at one charge comes last."""
     localstripe.give_card(alice)
@@ -276,7 +272,6 @@ def test_a_look_that_began_before_a_refund_does_not_undo_it(app: Flask, localstr
     assert payment.refunded_cents == charge["amount"] // 4 and faults() == []
 
 
-@not_yet("payments/sync.py: _note_invoice writes what it saw, though a later look was written since")
 def test_a_look_that_began_before_an_invoice_was_paid_does_not_open_it_again(
     sqlite_app: Flask, localstripe: Shop, alice: User
 ) -> None:

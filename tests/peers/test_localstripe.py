@@ -25,7 +25,6 @@ from tests.peers.shop import (
     FREE,
     NEEDS_AUTHENTICATION,
     Shop,
-    not_yet,
     plan_at_peer,
     subscribed,
 )  # fmt: skip
@@ -113,7 +112,6 @@ def test_a_card_that_the_bank_lets_nobody_keep_leaves_the_member_without_one(
     assert kept(alice) == UNTOUCHED and localstripe.charges(alice) == []
 
 
-@not_yet("gateways/payments.py: charge takes an intent that waits for its person for a paid one")
 def test_a_card_that_needs_its_person_is_told_to_them(sqlite_app: Flask, localstripe: Shop, alice: User) -> None:
     localstripe.give_card(alice, NEEDS_AUTHENTICATION)
     with pytest.raises(PaymentNeeded) as refusal:
