@@ -93,8 +93,8 @@ def clock_force(name: str) -> None:
 def clock_health() -> None:
     """Say what is wrong with the clock; exit with 1 if anything is."""
     faults = clock.faults()
-    for sentence in faults:
-        click.echo(sentence)
+    for fault in faults:
+        click.echo(f"{fault.what} {fault.todo}")
     if not faults:
         click.echo("Every entry runs and no renewal is overdue.")
     sys.exit(1 if faults else 0)

@@ -19,7 +19,7 @@ from models.payments import Payment
 from models.subscriptions import SOURCES
 from routes.answers import Given, Id, answer, form, page_of_list, read, wants_json
 from routes.guards import actor
-from services import admin, clock, credits, price_list, subscriptions
+from services import admin, credits, price_list, subscriptions
 from services.admin import Filter, Why
 from services.training_jobs import iso
 
@@ -60,7 +60,7 @@ def home() -> Response:
 @bp.get("/dashboard", endpoint="dashboard")
 def dashboard() -> Response:
     shown = {
-        "figures": admin.figures(actor()), "movement": admin.movement(), "alerts": admin.alerts(clock.faults()),
+        "figures": admin.figures(actor()), "movement": admin.movement(), "alerts": admin.alerts(),
         "spent_by_day": admin.spent_by_day(30),
     }  # fmt: skip
     return answer(plain(shown), page="admin/dashboard.html", **shown)

@@ -192,7 +192,11 @@ def _tell(change: payments.Change) -> None:
     if change.scheduled_for is None:
         flash(f"You are on the plan {plan}. Your credits are there.", "success")
     else:
-        flash(f"You stay on {plan} until {_day(change.scheduled_for)}, then the other plan begins.", "info")
+        then = change.subscription.pending_plan
+        flash(
+            f"You stay on {plan} until {_day(change.scheduled_for)}, then {then.display_name if then else 'Free'} begins.",
+            "info",
+        )
 
 
 def _bought(checkout: Checkout) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from services.config import ACCELERATORS
 from services.errors import Invalid
 
 MB, GB = 10**6, 10**9
@@ -45,8 +46,8 @@ LIMIT_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "private_models": (lambda value: isinstance(value, bool), "true or false"),
     "server_jobs": (_is_count, "a whole number from 0"),
     "accelerators": (
-        lambda value: isinstance(value, list) and all(isinstance(one, str) and one for one in value),
-        "a list of accelerator classes",
+        lambda value: isinstance(value, list) and all(one in ACCELERATORS for one in value),
+        f"a list of accelerator classes: {', '.join(ACCELERATORS)}",
     ),
     "image_side": (_is_count, "a number of pixels"),
     "queue": (lambda value: value in QUEUES, "normal, high or first, or none"),
@@ -147,7 +148,8 @@ def check_plan(given: dict[str, Any], where: str) -> None:
     where = f"{where} ({given['name']})"
     if not isinstance(given["name"], str) or not NAME.fullmatch(given["name"]):
         raise Invalid(
-            f"{where}: `name` takes lower-case letters, digits and hyphens, at most 40.", {"name": "Not a name."}
+            f"{where}: `name` takes lower-case letters, digits and hyphens, at most 40.",
+            {"name": "It takes lower-case letters, digits and hyphens, at most 40."},
         )
     if not isinstance(given["display_name"], str) or not 1 <= len(given["display_name"].strip()) <= 80:
         raise Invalid(f"{where}: `display_name` needs 1 to 80 characters.", {"display_name": "1 to 80 characters."})

@@ -8,7 +8,7 @@ live subscription is the job `credit_reset_{id}` at its exact time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -47,6 +47,23 @@ DUE_AT_ONCE = 20  # more than that is the sweep's, which takes them in batches
 WRITTEN_EVERY = timedelta(minutes=1)
 OVERDUE = timedelta(minutes=10)
 log = structlog.get_logger()
+
+
+START = "Start the clock (`python worker.py --clock`) or read its log. Nothing is lost: it carries out what was missed."
+RENEW = "Force renew_overdue under Scheduled jobs; members who come by renew by themselves."
+READ = "Read the clock's log, repair the cause, then force the entry under Scheduled jobs."
+REPAIR = (
+    "Run `flask --app wsgi credits-reconcile`, which names every break. Repair it with a new operation; no row of the "
+    "ledger is ever changed."
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, and what to do."""
+
+    what: str
+    todo: str
 
 
 @dataclass(frozen=True)
@@ -209,20 +226,42 @@ def upcoming(limit: int = 50, after: tuple[datetime, int] | None = None) -> list
     return list(db.session.scalars(query))
 
 
-def faults() -> list[str]:
-    """What is wrong with the clock, one sentence each: entries that do not run or fail, renewals that are overdue."""
-    found, known, moment = [], runs(), now()
+def faults() -> list[Fault]:
+    """What is wrong with the clock: entries that do not run or fail, renewals that are overdue."""
+    known, moment = runs(), now()
+    silent = [entry for entry in SCHEDULE if _is_silent(entry, known.get(entry.name), moment)]
+    found = [Fault(_silence(silent), START)] if silent else []
     for entry in SCHEDULE:
         run = known.get(entry.name)
-        slack = timedelta(seconds=3 * entry.seconds) + 2 * WRITTEN_EVERY
-        if run is None or run.started_at < moment - slack:
-            found.append(f"{entry.name} has not run for {slack}: is `python worker.py --clock` alive?")
-        elif run.failed_at is not None and run.failed_at >= run.started_at:
-            found.append(f"{entry.name} failed: {run.error}")
+        if entry not in silent and run and run.failed_at is not None and run.failed_at >= run.started_at:
+            found.append(_failure(entry, run))
     late = select(func.count()).where(*_live(), Subscription.next_reset_at < moment - OVERDUE)
     if count := db.session.scalar(late):
-        found.append(f"{count} renewals are more than ten minutes overdue.")
+        renewals = "1 renewal is" if count == 1 else f"{count:,} renewals are"
+        found.append(Fault(f"{renewals} more than ten minutes overdue.", RENEW))
     return found
+
+
+def _is_silent(entry: Entry, run: ClockRun | None, moment: datetime) -> bool:
+    return run is None or run.started_at < moment - _slack(entry)
+
+
+def _slack(entry: Entry) -> timedelta:
+    return timedelta(seconds=3 * entry.seconds) + 2 * WRITTEN_EVERY
+
+
+def _silence(silent: Sequence[Entry]) -> str:
+    """All of them in one sentence: when the clock stands, all of them do."""
+    if len(silent) == 1:
+        minutes = int(_slack(silent[0]).total_seconds() // 60)
+        return f"{silent[0].name} has not run for {minutes} minutes."
+    return f"{len(silent)} entries of the clock do not run: {', '.join(entry.name for entry in silent)}."
+
+
+def _failure(entry: Entry, run: ClockRun) -> Fault:
+    if entry.name == "reconcile":
+        return Fault(f"The ledger does not add up: {run.error}", REPAIR)
+    return Fault(f"{entry.name} failed: {run.error}", READ)
 
 
 def run_entry(app: Flask, entry: Entry) -> None:

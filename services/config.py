@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ACCELERATORS = ("cpu", "cuda")  # classes of what the server trains on
+
 SECRETS = (
     "SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MAIL_PASSWORD", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY",
     "STRIPE_WEBHOOK_SECRET",
@@ -77,7 +79,7 @@ class Settings:
             redis_url=redis_url or f"unix://{_embedded_redis_socket(var_dir)}",
             redis_is_embedded=not redis_url,
             workers=_whole(env, "WORKERS", 1, 0, 64),
-            accelerator=_one_of(env, "SERVER_ACCELERATOR", "cpu", ("cpu", "cuda")),
+            accelerator=_one_of(env, "SERVER_ACCELERATOR", "cpu", ACCELERATORS),
             base_models_dir=Path(base_models).expanduser().resolve() if base_models else None,
             hub_endpoint=(env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
             mail_server=env.get("MAIL_SERVER", ""),

@@ -37,8 +37,10 @@ def plans() -> list[Plan]:
 
 
 def all_plans() -> list[Plan]:
-    """Every version of every plan, the newest versions first inside each rank."""
-    return list(db.session.scalars(select(Plan).order_by(Plan.rank, Plan.name, Plan.version.desc())))
+    """Every version of every plan: the plans by the rank of their newest version, the newest versions first."""
+    newest = {plan.name: plan.rank for plan in db.session.scalars(select(Plan).order_by(Plan.version))}
+    every = db.session.scalars(select(Plan).order_by(Plan.name, Plan.version.desc()))
+    return sorted(every, key=lambda plan: newest[plan.name])
 
 
 def packs() -> list[Pack]:

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import case, func, select
 
 from models.accounts import User
-from models.admin import ClockRun
 from models.agents import Agent
 from models.base import db, now
 from models.payments import GatewayEvent
@@ -16,12 +15,12 @@ from models.plans import Plan
 from models.subscriptions import PlanChange, Subscription
 from models.training_jobs import RUNNING_STATES, TrainingJob
 from models.usage import UsageDay
-from services import agents, subscriptions
+from services import agents, clock, subscriptions
 from services.admin.audit import require_admin
+from services.clock import Fault
 
 DAYS = 30
 STUCK = timedelta(minutes=15)
-SILENT = " has not run for "  # how the clock says it
 
 
 def figures(actor: User) -> dict[str, Any]:
@@ -66,11 +65,9 @@ def spent_by_day(days: int) -> list[tuple[date, int]]:
     return [(day, found.get(day, 0)) for day in (first + timedelta(days=number) for number in range(days))]
 
 
-def alerts(faults: list[str]) -> list[dict[str, str]]:
-    """What needs somebody: what is wrong (`what`) and what to do (`todo`). `faults` is what the clock says of itself."""
-    silent = [sentence for sentence in faults if SILENT in sentence]
-    rest = [sentence for sentence in faults if SILENT not in sentence]
-    return [*_silent(silent), *_inbox(), *_lost_machines(), *(_fault(sentence) for sentence in rest)]
+def alerts() -> list[Fault]:
+    """What needs somebody, the clock first."""
+    return [*clock.faults(), *_inbox(), *_lost_machines()]
 
 
 def _subscribers() -> tuple[int, int]:
@@ -124,7 +121,7 @@ def _queue() -> dict[str, int]:
     return {"server": int(row[0]), "machines": int(row[1]) - int(row[0])}
 
 
-def _lost_machines() -> list[dict[str, str]]:
+def _lost_machines() -> list[Fault]:
     lost = select(func.count()).where(
         TrainingJob.state.in_(RUNNING_STATES), TrainingJob.disconnected_since.is_not(None)
     )  # fmt: skip
@@ -132,14 +129,16 @@ def _lost_machines() -> list[dict[str, str]]:
     if not count:
         return []
     trainings = "1 training has" if count == 1 else f"{count:,} trainings have"
-    return [{
-        "what": f"{trainings} lost the connection to the member's machine.",
-        "todo": "They go on there and report when it is back. If many machines are away at once, look at the web process, "
-                "the proxy and the network.",
-    }]  # fmt: skip
+    return [
+        Fault(
+            f"{trainings} lost the connection to the member's machine.",
+            "They go on there and report when it is back. If many machines are away at once, look at the web process, the "
+            "proxy and the network.",
+        )
+    ]
 
 
-def _inbox() -> list[dict[str, str]]:
+def _inbox() -> list[Fault]:
     rows = dict(
         db.session.execute(
             select(GatewayEvent.state, func.count())
@@ -152,43 +151,11 @@ def _inbox() -> list[dict[str, str]]:
     )
     found = []
     if rows.get("pending"):
-        found.append({
-            "what": f"Messages of the payment service that wait for more than 15 minutes: {rows['pending']:,}.",
-            "todo": "See whether the clock runs and the payment service can be reached; then force handle_inbox.",
-        })  # fmt: skip
+        what = f"Messages of the payment service that wait for more than 15 minutes: {rows['pending']:,}."
+        found.append(
+            Fault(what, "See whether the clock runs and the payment service can be reached; then force handle_inbox.")
+        )
     if rows.get("dead"):
-        found.append({
-            "what": f"Messages of the payment service that were given up: {rows['dead']:,}.",
-            "todo": "Read each error under Scheduled jobs, repair its cause, then try it again there.",
-        })  # fmt: skip
+        what = f"Messages of the payment service that were given up: {rows['dead']:,}."
+        found.append(Fault(what, "Read each error under Scheduled jobs, repair its cause, then try it again there."))
     return found
-
-
-def _silent(faults: list[str]) -> list[dict[str, str]]:
-    """Entries that do not run, as one alert: when the clock stands, all of them do."""
-    if not faults:
-        return []
-    names = ", ".join(sentence.partition(SILENT)[0] for sentence in faults)
-    return [{
-        "what": faults[0] if len(faults) == 1 else f"{len(faults)} entries of the clock do not run: {names}.",
-        "todo": "Start the clock (`python worker.py --clock`) or read its log. Nothing is lost: it carries out what was missed.",
-    }]  # fmt: skip
-
-
-def _fault(sentence: str) -> dict[str, str]:
-    if sentence.startswith("reconcile failed"):
-        run = db.session.get(ClockRun, "reconcile")
-        return {
-            "what": f"The ledger does not add up: {run.error if run else sentence}",
-            "todo": "Run `flask --app wsgi credits-reconcile`, which names every break. Repair it with a new operation; no "
-                    "row of the ledger is ever changed.",
-        }  # fmt: skip
-    if "overdue" in sentence:
-        return {
-            "what": sentence,
-            "todo": "Force renew_overdue under Scheduled jobs; members who come by renew by themselves.",
-        }
-    return {
-        "what": sentence,
-        "todo": "Read the clock's log, repair the cause, then force the entry under Scheduled jobs.",
-    }

@@ -54,7 +54,8 @@ def force_renewal(actor: User, subscription_id: int, why: Why) -> int:
     with transaction():
         found = db.session.get(Subscription, subscription_id, populate_existing=True)
         if found is None or found.ended_at is not None:
-            raise NotFound("There is no such live subscription.")
+            sentence = f"There is no live subscription {subscription_id}."
+            raise NotFound(sentence, fields={"name": sentence})
         before = _shown(found)
         opened = subscriptions.renew_due(found.user_id, now(), "admin")
         db.session.refresh(found)

@@ -52,9 +52,11 @@ def sync_checkout(session_id: str, also: Also = nothing) -> None:
         with transaction():
             also()
         return
-    made = id_of(session.get("subscription"))
+    made, invoice_id = id_of(session.get("subscription")), id_of(session.get("invoice"))
     if made:
         sync_subscription(made)
+    if made and invoice_id:
+        sync_invoice(invoice_id)
     intent = session.get("payment_intent")
     with transaction():
         if session.get("mode") == "payment" and session.get("payment_status") in ("paid", "no_payment_required"):

@@ -113,7 +113,7 @@ def end_series(present: Subscription) -> None:
     present.ended_at = now()
     present.next_reset_at = None
     db.session.flush()
-    credits.expire_lots(present.user_id, priority=MONTHLY, reason=f"{present.plan.display_name} credits ended")
+    credits.expire_lots(present.user_id, priority=MONTHLY, reason="Monthly credits ended: another plan began")
 
 
 def _reload(subscription: Subscription) -> None:

@@ -18,7 +18,6 @@ from models.subscriptions import PlanChange, Subscription
 from models.training_jobs import TrainingJob
 from models.usage import UsageDay
 from services import accounts, admin, credits, payments, price_list, reconcile, subscriptions
-from services import clock as schedule
 from services.admin import Filter, Why
 from services.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.conftest import PASSWORD
@@ -361,14 +360,12 @@ class TestFigures:
             add(ClockRun(name="reconcile", every_seconds=86400, started_at=now(), failed_at=now(),
                          error="RuntimeError: 1 breaks: Wallet 7", count=0, total=0))  # fmt: skip
             subscriptions.live(alice.id).next_reset_at = long_ago
-        found = admin.alerts(schedule.faults())
-        text = " ".join(alert["what"] for alert in found)
+        found = admin.alerts()
+        text = " ".join(alert.what for alert in found)
         assert "wait for more than 15 minutes: 1" in text and "given up: 1" in text
-        assert "does not add up: RuntimeError: 1 breaks: Wallet 7" in text and "1 renewals" in text
-        assert all(alert["todo"].endswith(".") for alert in found)
-        assert [alert["what"] for alert in found if "entries of the clock do not run" in alert["what"]] == [
-            found[0]["what"]
-        ]
+        assert "does not add up: RuntimeError: 1 breaks: Wallet 7" in text and "1 renewal is" in text
+        assert all(alert.todo.endswith(".") for alert in found)
+        assert [alert.what for alert in found if "entries of the clock do not run" in alert.what] == [found[0].what]
 
     def test_a_past_day_is_the_same_whenever_it_is_looked_at(
         self, app: Flask, clerk: User, alice: User, bob: User
