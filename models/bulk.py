@@ -7,12 +7,12 @@ defaults of columns are not applied: a row names every column that must not be e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, Integer, Table, Text, bindparam, cast, column, func, insert, select, update
+from sqlalchemy import ARRAY, JSON, Integer, Table, Text, bindparam, cast, column, func, insert, select, update
 
 from models.base import db
 
@@ -45,6 +45,16 @@ def update_many(table: Table, rows: Rows) -> None:
     elif rows:
         named = [{f"new_{name}": value for name, value in row.items()} for row in rows]
         db.session.connection().execute(_update_one(table, tuple(rows[0])), named)
+
+
+def put(row: Any, **values: Any) -> None:
+    """Set what a statement of this module stores, where the session keeps what it has loaded: it sees no change."""
+    vars(row).update(values)
+
+
+def among(column: Any, values: Collection[Any]) -> Any:
+    """Whether a column is one of many values: one array for PostgreSQL, where IN would be a parameter for each."""
+    return column == func.any(cast(list(values), ARRAY(column.type))) if on_postgres() else column.in_(values)
 
 
 def on_postgres() -> bool:

@@ -170,7 +170,7 @@ def _issued(wallet: Wallet, lots: list[LedgerAccount], lot: LedgerAccount, reaso
     given = _given(amount, lot.priority or 0, lot.expires_at)
     entry = Entry("grant", str(lot.source), given, reason, amount, at=at, details={"lot": lot.id})
     made = ledger.draft(wallet, entry, moves, lots)
-    ledger.put(wallet, low_at=(wallet.available + wallet.held) // 5, low_since=None)
+    bulk.put(wallet, low_at=(wallet.available + wallet.held) // 5, low_since=None)
     return made
 
 
@@ -180,7 +180,7 @@ def _expired(
     """Close lots; an operation for each that still held something."""
     for lot in dead:
         left = lot.balance or 0
-        ledger.put(lot, closed_at=at)
+        bulk.put(lot, closed_at=at)
         lots.remove(lot)
         if left:
             entry = Entry("expire", f"expire:{lot.id}", {"lot": lot.id}, reason, left, at=at, details={"lot": lot.id})
@@ -266,12 +266,12 @@ def _is_dead(lot: LedgerAccount, at: datetime) -> bool:
 
 
 def _keys(keys: Sequence[str]) -> Any:
-    return select(LedgerOperation.key).where(LedgerOperation.key.in_(keys))
+    return select(LedgerOperation.key).where(bulk.among(LedgerOperation.key, keys))
 
 
 def _lots_by_user(user_ids: Sequence[int]) -> dict[int, list[LedgerAccount]]:
     found: dict[int, list[LedgerAccount]] = {}
-    for lot in db.session.scalars(ledger.OPEN_LOTS.where(LedgerAccount.user_id.in_(user_ids))):
+    for lot in db.session.scalars(ledger.OPEN_LOTS.where(bulk.among(LedgerAccount.user_id, user_ids))):
         assert lot.user_id is not None
         found.setdefault(lot.user_id, []).append(lot)
     return found

@@ -11,8 +11,8 @@ from typing import Any
 
 from flask import current_app
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.orm.attributes import set_committed_value
 
+from models import bulk
 from models.base import add, db, now
 from models.credits import MONTHLY, SYSTEM_ACCOUNTS, LedgerAccount, LedgerOperation, Wallet
 from services import notices
@@ -74,7 +74,7 @@ def lock(user_id: int) -> Wallet:
 
 def lock_many(user_ids: Sequence[int]) -> dict[int, Wallet]:
     """The locks of several wallets; whoever takes several at once has a claim on them that nobody else has."""
-    wallets = db.session.scalars(_LOCK.where(Wallet.user_id.in_(user_ids)))
+    wallets = db.session.scalars(_LOCK.where(bulk.among(Wallet.user_id, user_ids)))
     return {wallet.user_id: wallet for wallet in wallets}
 
 
@@ -112,9 +112,9 @@ def stored(made: Draft) -> LedgerOperation:
 def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[LedgerAccount] | None = None) -> Draft:
     """As `book`, but leave the writing to `write`, which takes many at once, each wallet's in the order of its chain."""
     change = _apply(wallet, moves)
-    put(wallet, balance=wallet.balance + change)
+    bulk.put(wallet, balance=wallet.balance + change)
     left = sum(lot.balance or 0 for lot in live(wallet, lots)) if lots is not None else wallet.available + change
-    put(wallet, available=left)
+    bulk.put(wallet, available=left)
     row = {
         "key": entry.key, "fingerprint": fingerprint(entry.given), "kind": entry.kind, "user_id": wallet.user_id,
         "job_id": entry.job_id, "attempt": entry.attempt, "reason": entry.reason[:200], "amount": entry.amount,
@@ -124,7 +124,7 @@ def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[Ledger
     }  # fmt: skip
     transfers = [(move.source.id, move.target.id, move.amount) for move in moves]
     row["hash"] = operation_hash(wallet.head, row, transfers)
-    put(wallet, head=row["hash"])
+    bulk.put(wallet, head=row["hash"])
     return Draft(wallet, row, moves, entry.usage)
 
 
@@ -133,16 +133,10 @@ def watch(made: Draft, before: int) -> None:
     wallet = made.wallet
     left = wallet.available + wallet.held
     if left > wallet.low_at:
-        put(wallet, low_since=None)
+        bulk.put(wallet, low_since=None)
     elif left < before and wallet.low_since is None:
-        put(wallet, low_since=now())
+        bulk.put(wallet, low_since=now())
         notices.low_credits(wallet.user_id, left, made.row["key"])
-
-
-def put(row: Wallet | LedgerAccount, **values: Any) -> None:
-    """Change cached figures that `write` stores by statement: the session does not see them as changed."""
-    for name, value in values.items():
-        set_committed_value(row, name, value)
 
 
 def so_far(user_id: int, key: str, kind: str) -> tuple[int, int]:
@@ -248,11 +242,11 @@ def _apply(wallet: Wallet, moves: Sequence[Move]) -> int:
         for account, amount in ((move.source, -move.amount), (move.target, move.amount)):
             if account.user_id is None:
                 continue
-            put(account, balance=(account.balance or 0) + amount)
+            bulk.put(account, balance=(account.balance or 0) + amount)
             if account.kind in _SPENDABLE:
                 change += amount
             if account.kind == "hold":
-                put(wallet, held=wallet.held + amount)
+                bulk.put(wallet, held=wallet.held + amount)
             elif account.kind == "debt":
-                put(wallet, debt=wallet.debt + amount)
+                bulk.put(wallet, debt=wallet.debt + amount)
     return change

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload
-from sqlalchemy.orm.attributes import flag_modified
 
 from models import bulk
 from models.accounts import User
@@ -26,6 +25,7 @@ from services import calendar, credits, mails, notices, price_list
 
 BATCH = 500
 LEASE = timedelta(minutes=5)
+_subscriptions: Any = Subscription.__table__
 _periods: Any = CreditPeriod.__table__
 _notices: Any = Notice.__table__
 _mails: Any = OutgoingMail.__table__
@@ -83,9 +83,9 @@ def renew_overdue(at: datetime | None = None, by: str = "sweep") -> int:
     opened = 0
     while batch := _claim(at or now()):
         with transaction():
-            users = select(Subscription.user_id).where(Subscription.id.in_(batch))
+            users = select(Subscription.user_id).where(bulk.among(Subscription.id, batch))
             wallets = credits.lock_many(list(db.session.scalars(users)))
-            found = db.session.scalars(_LIVE.where(Subscription.id.in_(batch))).all()
+            found = db.session.scalars(_LIVE.where(bulk.among(Subscription.id, batch))).all()
             opened += _renew(found, wallets, at or now(), by)
         db.session.expunge_all()
     return opened
@@ -150,7 +150,7 @@ def _claim(at: datetime) -> list[int]:
         )
         ids = list(db.session.scalars(due))
         db.session.execute(
-            update(Subscription).where(Subscription.id.in_(ids)).values(lease_until=now() + LEASE),
+            update(Subscription).where(bulk.among(Subscription.id, ids)).values(lease_until=now() + LEASE),
             execution_options={"synchronize_session": False},
         )
         return ids
@@ -160,8 +160,6 @@ def _renew(subscriptions: Sequence[Subscription], wallets: Mapping[int, Wallet],
     """Open what is due, one round of periods after the other, in wallets that are locked."""
     last: dict[int, tuple[Subscription, Period]] = {}
     opened = 0
-    for subscription in subscriptions:
-        subscription.lease_until = None
     while due := [one for one in subscriptions if one.next_reset_at is not None and one.next_reset_at <= at]:
         for subscription in due:
             _turn(subscription, subscription.next_reset_at or at)
@@ -170,8 +168,9 @@ def _renew(subscriptions: Sequence[Subscription], wallets: Mapping[int, Wallet],
         bulk.insert_many(_periods, [_row(*pair, by) for pair in periods])
         opened += len(periods)
         last.update({one.id: (one, period) for one, period in periods})
-    _tell([pair for pair in last.values() if pair[1].k > 0])
     db.session.flush()
+    bulk.update_many(_subscriptions, [_counted(subscription) for subscription in subscriptions])
+    _tell([pair for pair in last.values() if pair[1].k > 0])
     return opened
 
 
@@ -194,7 +193,7 @@ def _turn(subscription: Subscription, boundary: datetime) -> None:
             subscription.plan = subscription.pending_plan
             subscription.pending_plan = subscription.pending_interval = None
         months = 12 if subscription.interval == "year" else 1
-        subscription.term_ends_at = calendar.start(subscription.anchor_at, subscription.next_period + months)
+        bulk.put(subscription, term_ends_at=calendar.start(subscription.anchor_at, subscription.next_period + months))
     if subscription.plan is not old:
         subscription.plan_id = subscription.plan.id
         note_change(subscription, old, boundary)
@@ -205,12 +204,18 @@ def _next(subscription: Subscription) -> Period | None:
     k, starts_at = subscription.next_period, subscription.next_reset_at
     assert starts_at is not None
     if not subscription.is_entitled(starts_at):
-        subscription.next_reset_at = None
+        bulk.put(subscription, next_reset_at=None)
         return None
     ends_at = calendar.start(subscription.anchor_at, k + 1)
-    subscription.next_period, subscription.next_reset_at = k + 1, ends_at
-    flag_modified(subscription, "term_ends_at")  # all set the same columns, so that one statement stores many
+    bulk.put(subscription, next_period=k + 1, next_reset_at=ends_at)
     return Period(k, starts_at, ends_at)
+
+
+def _counted(subscription: Subscription) -> dict[str, Any]:
+    """What every renewal changes of a subscription; its lease ends with it."""
+    bulk.put(subscription, lease_until=None)
+    names = ("id", "next_period", "next_reset_at", "term_ends_at", "lease_until")
+    return {name: getattr(subscription, name) for name in names}
 
 
 def _row(subscription: Subscription, period: Period, by: str) -> dict[str, Any]:
@@ -233,7 +238,7 @@ def _tell(renewed: Sequence[tuple[Subscription, Period]]) -> None:
     """One mail for each renewal, about the newest period when several were opened at once."""
     if not renewed:
         return
-    query = select(User.id, User.email, User.username).where(User.id.in_([one.user_id for one, _ in renewed]))
+    query = select(User.id, User.email, User.username).where(bulk.among(User.id, [one.user_id for one, _ in renewed]))
     people = {row.id: row for row in db.session.execute(query)}
     page, moment = notices.billing_page(), now()
     told: list[dict[str, Any]] = []
