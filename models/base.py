@@ -100,13 +100,14 @@ def transaction() -> Iterator[None]:
     if "work" in session.info:
         yield
         return
-    lock = _sqlite_writer if db.engine.dialect.name == "sqlite" else nullcontext()
-    with lock:
+    on_sqlite = db.engine.dialect.name == "sqlite"
+    with _sqlite_writer if on_sqlite else nullcontext():
         # What was read before may be stale: end that read, so that everything is read again under the lock.
         session.rollback()
         work = session.info["work"] = _Work(before=session.info.pop("joining", []))
         try:
-            session.connection(execution_options={"immediate": True})
+            if on_sqlite:
+                session.connection(execution_options={"immediate": True})
             yield
             for add in work.before:
                 add()
