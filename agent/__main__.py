@@ -122,7 +122,8 @@ def _server_options(parser: argparse.ArgumentParser) -> None:
 def _connect(options: argparse.Namespace) -> int:
     import asyncio
 
-    from .daemon import Agent, Options
+    from .daemon import Agent
+    from .daemon.options import Options
     from .roots import BadRoot, allowed_roots
     from .screen import open_screen
     from .workspace import FOLDER, Workspace, WorkspaceTaken
@@ -195,7 +196,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def server_of(options: argparse.Namespace) -> str:
     """The server's ws address, from the option, the environment or the file itself. Raises Usage."""
-    from .transfers import is_loopback
+    from .addresses import is_loopback
 
     given = options.server_url or _default_server()
     if not given:

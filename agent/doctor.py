@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import hardware
-from .transfers import http_base
+from .addresses import http_base
 from .workspace import FOLDER
 
 LEAST_DISK = 5e9
@@ -110,7 +110,7 @@ async def _greet(server_url: str, key: str) -> Finding:
     """Open the agents' socket with the key and close it again without a word."""
     from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-    from .connection import open_socket
+    from .connection.websocket import open_socket
 
     try:
         async with open_socket(server_url, key, PATIENCE):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .spool import Item, SpoolReader
+from .words import duration
 
 _STAGES = {"prepare": "Prepare", "train": "Train", "upload": "Upload", "done": "Done"}
 _PLAIN_EVERY_PERCENT = 10
@@ -76,16 +77,6 @@ class Progress:
         if self.seconds_left is not None:
             parts.append(f"{duration(self.seconds_left)} left")
         return f"{_STAGES.get(self.stage, self.stage)}: {', '.join(parts) or self.message}"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 from . import runner, settings
 from .settings import Timings
 from .spool import Final, Spool
-from .transfers import ServerDepot
+from .transfers.depot import ServerDepot
 from .workspace import AttemptFolder
 
 

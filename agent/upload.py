@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from .transfers import Refused, Server, http_base, persistently, upload
+from .addresses import http_base
+from .transfers.retries import persistently
+from .transfers.server import Refused, Server
+from .transfers.uploads import upload
 
 GIVE_UP_AFTER = 600.0
 

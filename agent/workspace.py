@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .files import write_atomically
 from .protocol import JobSpec
 from .runner import processes
 from .settings import Timings
-from .spool import write_atomically
 
 FOLDER = ".trainyard"
 ORDERS = ("stop", "cancel", "kill")

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from agent.training.files import published, sha256
+from agent.files import file_sha256
+from agent.training.files import published
 
 KEPT = 2
 MANIFEST = "manifest.json"
@@ -75,7 +76,7 @@ def write(
         (aside / MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
     for old in _folders(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
-    return Checkpoint(target, step, sha256(target / MANIFEST))
+    return Checkpoint(target, step, file_sha256(target / MANIFEST))
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -83,7 +84,7 @@ def latest(folder: Path) -> Checkpoint | None:
     for candidate in _folders(folder):
         damage = _damage(candidate)
         if not damage:
-            return Checkpoint(candidate, _step(candidate), sha256(candidate / MANIFEST))
+            return Checkpoint(candidate, _step(candidate), file_sha256(candidate / MANIFEST))
         print(f"{candidate.name} is damaged ({damage}) and is not used.", flush=True)
     return None
 
@@ -101,7 +102,7 @@ def _damage(folder: Path) -> str | None:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _folders(folder: Path) -> list[Path]:

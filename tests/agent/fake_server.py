@@ -211,6 +211,14 @@ class FakeServer:
             time.sleep(0.02)
         return answer
 
+    def end(self, job: int = 1, number: int = 1) -> Message:
+        """How an attempt ended, as soon as the agent has told it."""
+        return self.wait_for(lambda: self.attempt(job, number).final)
+
+    def refusal(self, job: int = 1, number: int = 1) -> Message:
+        """Why an offer was refused, as soon as it is."""
+        return self.wait_for(lambda: self.attempt(job, number).refused)
+
     # --- what it answers ----------------------------------------------------------------------------------------------
 
     def handle(self, link: _Link, message: Message, size: int) -> None:

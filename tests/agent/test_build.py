@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ import pytest
 from agent.build import build
 from tests.agent import pretend_recipe
 from tests.agent.fake_server import KEY, FakeServer
-
-
-@pytest.fixture
-def site() -> Iterator[FakeServer]:
-    with FakeServer() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def test_in_a_bare_python_it_connects_to_its_site_and_says_what_is_missing(
         hello = site.wait_for(lambda: site.hellos)[0]
         assert hello["ready"] is False and hello["missing"][0] == "torch"
         site.offer()
-        refused = site.wait_for(lambda: site.attempt().refused)
+        refused = site.refusal()
         assert f'{bare_python} -m pip install "torch==2.13.*" "transformers>=5,<6" "peft"' in refused["advice"]
         assert (
             "Not ready: torch, transformers, peft, safetensors and tokenizers missing" in (tmp_path / "out").read_text()
@@ -89,7 +82,7 @@ def test_the_file_itself_trains_with_supervisor_and_child(site: FakeServer, tmp_
     )  # fmt: skip
     try:
         site.offer(parameters={"steps": 4})
-        assert site.wait_for(lambda: site.attempt().final)["outcome"] == "completed"
+        assert site.end()["outcome"] == "completed"
         assert site.attempt().steps() == [1, 2, 3, 4]
     finally:
         agent.terminate()

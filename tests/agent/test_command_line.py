@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from tests.agent import pretend_recipe
 from tests.agent.fake_server import KEY, FakeServer
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def site() -> Iterator[FakeServer]:
-    with FakeServer() as one:
-        yield one
 
 
 @pytest.fixture(autouse=True)

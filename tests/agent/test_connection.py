@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import protocol
-from agent.connection import Connection, Reply, Window
+from agent.connection import Connection
+from agent.connection.jobs import Reply
+from agent.connection.window import Window
 from agent.errors import Fatal
 from agent.protocol import JobSpec, Message, ProtocolError, encode
 from agent.settings import Timings
 from agent.spool import Final, Spool, SpoolReader
-from tests.agent.fake_server import KEY, FakeServer
+from tests.agent.fake_server import KEY, Attempt, FakeServer
 
 TIMINGS = Timings(look=0.02, greeting=2.0, silence=1.0, backoff=0.1, refused=0.2, heartbeat=0.1)
 SPEC = {
@@ -109,390 +112,344 @@ class Line:
                 assert not self.task.done() or self.task.cancelled(), self.task.exception()
                 await asyncio.sleep(0.01)
 
+    async def greeted(self) -> None:
+        await self.until(lambda: self.site.hellos)
+
+    async def says(self, words: str) -> None:
+        """Until somebody at the terminal has read these words."""
+        await self.until(lambda: any(words in said for _, said in self.said))
+
+    async def brings(self, one: OneJob) -> None:
+        """Until the server has every line of this job, once and in order."""
+        stored = self.site.attempt(one.job, one.attempt)
+        await self.until(lambda: stored.log().splitlines() == one.lines)
+
 
 @pytest.fixture
-def site() -> Any:
-    with FakeServer() as one:
-        one.heartbeat_seconds = 0.2
-        yield one
+def site(site: FakeServer) -> FakeServer:
+    site.heartbeat_seconds = 0.2
+    return site
 
 
-def play(part: Callable[[], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        async with asyncio.timeout(30):
-            await part()
-
-    asyncio.run(whole())
+@pytest.fixture
+def stored(site: FakeServer) -> Attempt:
+    """What the server has of `one`."""
+    return site.attempt()
 
 
-def test_records_and_the_end_arrive_whole(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one = OneJob(tmp_path)
-        one.print(300)
-        for step in range(1, 6):
-            one.spool.append("metrics", {"steps": [step], "values": {"loss": [1.0]}})
-        one.spool.append("event", {"kind": "stage", "stage": "done"})
-        stored = site.attempt()
-        answers = Answers(one)
-        async with Line(site, answers) as line:
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-            one.spool.finish(Final("completed"))
-            await line.until(lambda: answers.stored == [(1, 1)])
-        assert stored.steps() == [1, 2, 3, 4, 5]
-        assert stored.final is not None and stored.final["log_sha256"] == one.spool.final["log_sha256"]  # type: ignore[index]
-        assert stored.doubled == 0
-
-    play(part)
+@pytest.fixture
+def one(tmp_path: Path, stored: Attempt) -> OneJob:
+    """A job that the server knows."""
+    return OneJob(tmp_path)
 
 
-def test_what_is_appended_later_follows_by_itself(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        async with Line(site, Answers(one)) as line:
-            for _ in range(5):
-                one.print(3)
-                await line.until(lambda: stored.log().splitlines() == one.lines)
+def played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test to its end, for half a minute at most."""
 
-    play(part)
+    @wraps(test)
+    def whole(*given: Any, **named: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*given, **named), 30))
+
+    return whole
 
 
-def test_the_handshake_carries_the_key_and_asks_for_no_extension(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: site.hellos)
+@played
+async def test_records_and_the_end_arrive_whole(site: FakeServer, one: OneJob, stored: Attempt) -> None:
+    one.print(300)
+    for step in range(1, 6):
+        one.spool.append("metrics", {"steps": [step], "values": {"loss": [1.0]}})
+    one.spool.append("event", {"kind": "stage", "stage": "done"})
+    answers = Answers(one)
+    async with Line(site, answers) as line:
+        await line.brings(one)
+        one.spool.finish(Final("completed"))
+        await line.until(lambda: answers.stored == [(1, 1)])
+    assert stored.steps() == [1, 2, 3, 4, 5]
+    assert stored.final is not None and stored.final["log_sha256"] == one.spool.final["log_sha256"]  # type: ignore[index]
+    assert stored.doubled == 0
 
-    play(part)
+
+@played
+async def test_what_is_appended_later_follows_by_itself(site: FakeServer, one: OneJob) -> None:
+    async with Line(site, Answers(one)) as line:
+        for _ in range(5):
+            one.print(3)
+            await line.brings(one)
+
+
+@played
+async def test_the_handshake_carries_the_key_and_asks_for_no_extension(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.greeted()
     headers = {name.lower(): value for name, value in site.headers[0].items()}
     assert headers["authorization"] == f"Bearer {KEY}"
     assert "sec-websocket-extensions" not in headers
     assert "origin" not in headers
 
 
-def test_after_a_break_only_what_was_not_stored_is_sent_again(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
+@played
+async def test_after_a_break_only_what_was_not_stored_is_sent_again(
+    site: FakeServer, one: OneJob, stored: Attempt
+) -> None:
+    one.print(100)
+    async with Line(site, Answers(one)) as line:
+        await line.until(lambda: len(stored.log_lines()) == 100)
+        site.cut()
         one.print(100)
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: len(stored.log_lines()) == 100)
-            site.cut()
-            one.print(100)
-            await line.until(lambda: len(stored.log_lines()) == 200)
-        assert stored.log().splitlines() == one.lines
-        assert stored.doubled == 0
-
-    play(part)
+        await line.until(lambda: len(stored.log_lines()) == 200)
+    assert stored.log().splitlines() == one.lines
+    assert stored.doubled == 0
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_a_connection_that_keeps_breaking_still_brings_everything(site: FakeServer, tmp_path: Path, every: int) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        one.print(60)
-        site.window = {"window_bytes": 1 << 20, "window_records": 7}
-        site.drop_every = every
-        async with Line(site, Answers(one)) as line:
-            if every == 1:
-                await line.until(lambda: site.handshakes > 3)
-                site.drop_every = None
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
-
-
-def test_the_server_is_away_for_a_while(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        site.stop()
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: any("nothing answers there" in said for _, said in line.said))
-            one.print(50)
-            site.start()
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+@played
+async def test_a_connection_that_keeps_breaking_still_brings_everything(
+    site: FakeServer, one: OneJob, every: int
+) -> None:
+    one.print(60)
+    site.window = {"window_bytes": 1 << 20, "window_records": 7}
+    site.drop_every = every
+    async with Line(site, Answers(one)) as line:
+        if every == 1:
+            await line.until(lambda: site.handshakes > 3)
+            site.drop_every = None
+        await line.brings(one)
 
 
-def test_never_more_is_under_way_than_the_window_allows(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        one.print(5_000)
-        site.window = {"window_bytes": 100_000, "window_records": 150}
-        site.acknowledges = False
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: site.most_flying["records"] == 150)
-            await asyncio.sleep(0.1)
-            assert len(stored.log_lines()) == 0
-            site.release_acknowledgements()
-            await line.until(lambda: len(stored.log_lines()) == 5_000)
-        assert site.most_flying["records"] <= 150
-        assert site.most_flying["bytes"] <= 100_000
-
-    play(part)
+@played
+async def test_the_server_is_away_for_a_while(site: FakeServer, one: OneJob) -> None:
+    site.stop()
+    async with Line(site, Answers(one)) as line:
+        await line.says("nothing answers there")
+        one.print(50)
+        site.start()
+        await line.brings(one)
 
 
-def test_a_window_smaller_than_a_record_slows_down_and_does_not_stop(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        one.print(20)
-        site.window = {"window_bytes": 10, "window_records": 1}
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-        assert site.most_flying["records"] == 1
+@played
+async def test_never_more_is_under_way_than_the_window_allows(site: FakeServer, one: OneJob, stored: Attempt) -> None:
+    one.print(5_000)
+    site.window = {"window_bytes": 100_000, "window_records": 150}
+    site.acknowledges = False
+    async with Line(site, Answers(one)) as line:
+        await line.until(lambda: site.most_flying["records"] == 150)
+        await asyncio.sleep(0.1)
+        assert len(stored.log_lines()) == 0
+        site.release_acknowledgements()
+        await line.until(lambda: len(stored.log_lines()) == 5_000)
+    assert site.most_flying["records"] <= 150
+    assert site.most_flying["bytes"] <= 100_000
 
-    play(part)
+
+@played
+async def test_a_window_smaller_than_a_record_slows_down_and_does_not_stop(site: FakeServer, one: OneJob) -> None:
+    one.print(20)
+    site.window = {"window_bytes": 10, "window_records": 1}
+    async with Line(site, Answers(one)) as line:
+        await line.brings(one)
+    assert site.most_flying["records"] == 1
 
 
-def test_every_frame_fits_however_large_the_records(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        for number in range(20):
-            one.spool.append("log", {"text": chr(0x1F600 + number) * 7_000 + '"\\' * 500})
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: stored.through("log") == 20)
-        assert all(len(encode(**_type_first(m)).encode()) <= protocol.MAX_FRAME_BYTES for m in site.messages("records"))
-
-    play(part)
+@played
+async def test_every_frame_fits_however_large_the_records(site: FakeServer, one: OneJob, stored: Attempt) -> None:
+    for number in range(20):
+        one.spool.append("log", {"text": chr(0x1F600 + number) * 7_000 + '"\\' * 500})
+    async with Line(site, Answers(one)) as line:
+        await line.until(lambda: stored.through("log") == 20)
+    assert all(len(encode(**_type_first(m)).encode()) <= protocol.MAX_FRAME_BYTES for m in site.messages("records"))
 
 
 def _type_first(message: Message) -> dict[str, Any]:
     return {"type_": message["type"], **{name: value for name, value in message.items() if name != "type"}}
 
 
-def test_an_acknowledgement_of_what_was_never_sent_ends_the_connection(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
+@played
+async def test_an_acknowledgement_of_what_was_never_sent_ends_the_connection(site: FakeServer, one: OneJob) -> None:
+    one.print(10)
+    site.acknowledge_too_high = True
+    async with Line(site, Answers(one)) as line:
+        await line.says("broke the protocol")
+        site.acknowledge_too_high = False
         one.print(10)
-        site.acknowledge_too_high = True
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: any("broke the protocol" in said for _, said in line.said))
-            site.acknowledge_too_high = False
-            one.print(10)
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+        await line.brings(one)
 
 
-def test_the_server_may_ask_again(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        one.print(10)
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: len(stored.log_lines()) == 10)
-            stored.streams["log"] = {n: item for n, item in stored.streams["log"].items() if n <= 4}
-            site.ask_again_from = 4
-            one.print(5)
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+@played
+async def test_the_server_may_ask_again(site: FakeServer, one: OneJob, stored: Attempt) -> None:
+    one.print(10)
+    async with Line(site, Answers(one)) as line:
+        await line.until(lambda: len(stored.log_lines()) == 10)
+        stored.streams["log"] = {n: item for n, item in stored.streams["log"].items() if n <= 4}
+        site.ask_again_from = 4
+        one.print(5)
+        await line.brings(one)
 
 
-def test_records_nobody_acknowledges_are_sent_again(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        one.print(3)
-        site.acknowledges = False
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: len(site.messages("records")) >= 2)
-            site.acknowledges = True
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+@played
+async def test_records_nobody_acknowledges_are_sent_again(site: FakeServer, one: OneJob) -> None:
+    one.print(3)
+    site.acknowledges = False
+    async with Line(site, Answers(one)) as line:
+        await line.until(lambda: len(site.messages("records")) >= 2)
+        site.acknowledges = True
+        await line.brings(one)
 
 
-def test_a_dead_connection_is_noticed_though_it_stands(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: site.hellos)
-            site.is_silent = True
-            one.print(5)
-            await line.until(lambda: any("no sign of the server" in said for _, said in line.said))
-            site.is_silent = False
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+@played
+async def test_a_dead_connection_is_noticed_though_it_stands(site: FakeServer, one: OneJob) -> None:
+    async with Line(site, Answers(one)) as line:
+        await line.greeted()
+        site.is_silent = True
+        one.print(5)
+        await line.says("no sign of the server")
+        site.is_silent = False
+        await line.brings(one)
 
 
-def test_a_ping_is_answered(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: site.hellos)
-            site.send(encode("ping", n=41))
-            await line.until(lambda: [message["n"] for message in site.messages("pong")] == [41])
-
-    play(part)
+@played
+async def test_a_ping_is_answered(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.greeted()
+        site.send(encode("ping", n=41))
+        await line.until(lambda: [message["n"] for message in site.messages("pong")] == [41])
 
 
-def test_heartbeats_keep_coming(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: len(site.messages("heartbeat")) >= 3 or site.send(encode("ping", n=1)))
-
-    play(part)
+@played
+async def test_heartbeats_keep_coming(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.until(lambda: len(site.messages("heartbeat")) >= 3 or site.send(encode("ping", n=1)))
 
 
-def test_an_offer_is_passed_on_and_accepted(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        answers = Answers()
-        async with Line(site, answers) as line:
-            await line.until(lambda: site.hellos)
-            site.offer(5)
-            await line.until(lambda: site.attempt(5).accepted == 1)
-        assert answers.offers[0].parameters == {}
-
-    play(part)
+@played
+async def test_an_offer_is_passed_on_and_accepted(site: FakeServer) -> None:
+    answers = Answers()
+    async with Line(site, answers) as line:
+        await line.greeted()
+        site.offer(5)
+        await line.until(lambda: site.attempt(5).accepted == 1)
+    assert answers.offers[0].parameters == {}
 
 
 @pytest.mark.parametrize("broken", [{"job": "../../x"}, {"attempt": True}, {"job": -1}])
-def test_an_offer_that_names_no_job_is_a_breach_of_the_protocol(site: FakeServer, broken: dict[str, Any]) -> None:
-    async def part() -> None:
-        answers = Answers()
-        async with Line(site, answers) as line:
-            await line.until(lambda: site.hellos)
-            site.send(encode("job_offer", spec={**SPEC, **broken}))
-            await line.until(lambda: any("job offer" in said for _, said in line.said))
-        assert answers.offers == []
-
-    play(part)
+@played
+async def test_an_offer_that_names_no_job_is_a_breach_of_the_protocol(site: FakeServer, broken: dict[str, Any]) -> None:
+    answers = Answers()
+    async with Line(site, answers) as line:
+        await line.greeted()
+        site.send(encode("job_offer", spec={**SPEC, **broken}))
+        await line.says("job offer")
+    assert answers.offers == []
 
 
 @pytest.mark.parametrize("broken", [{"parameters": []}, {"base_files": [1]}, {"mapping": "x"}])
-def test_an_offer_that_makes_no_sense_is_refused(site: FakeServer, broken: dict[str, Any]) -> None:
-    async def part() -> None:
-        answers = Answers()
-        async with Line(site, answers) as line:
-            await line.until(lambda: site.hellos)
-            site.send(encode("job_offer", spec={**SPEC, **broken}))
-            await line.until(lambda: site.attempt().refused)
-        assert answers.offers == []
-
-    play(part)
+@played
+async def test_an_offer_that_makes_no_sense_is_refused(site: FakeServer, broken: dict[str, Any]) -> None:
+    answers = Answers()
+    async with Line(site, answers) as line:
+        await line.greeted()
+        site.send(encode("job_offer", spec={**SPEC, **broken}))
+        await line.until(lambda: site.attempt().refused)
+    assert answers.offers == []
 
 
-def test_a_stop_is_passed_on_and_acknowledged(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one = OneJob(tmp_path)
-        site.attempt()
-        answers = Answers(one)
-        async with Line(site, answers) as line:
-            await line.until(lambda: site.hellos)
-            site.order("cancel")
-            await line.until(lambda: site.attempt().stop_acks == ["cancel"])
-        assert answers.stops == [(1, 1, "cancel")]
-
-    play(part)
+@played
+async def test_a_stop_is_passed_on_and_acknowledged(site: FakeServer, one: OneJob) -> None:
+    answers = Answers(one)
+    async with Line(site, answers) as line:
+        await line.greeted()
+        site.order("cancel")
+        await line.until(lambda: site.attempt().stop_acks == ["cancel"])
+    assert answers.stops == [(1, 1, "cancel")]
 
 
-def test_what_the_server_abandons_in_its_welcome_is_given_up(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        site.attempt()
+@played
+async def test_what_the_server_abandons_in_its_welcome_is_given_up(site: FakeServer, one: OneJob) -> None:
+    site.abandoned.add((1, 1))
+    answers = Answers(one)
+    async with Line(site, answers) as line:
+        await line.until(lambda: answers.abandoned == [(1, 1)])
+
+
+@played
+async def test_a_stale_attempt_is_given_up_and_the_connection_stays(site: FakeServer, one: OneJob) -> None:
+    answers = Answers(one)
+    async with Line(site, answers) as line:
+        await line.greeted()
         site.abandoned.add((1, 1))
-        answers = Answers(OneJob(tmp_path))
-        async with Line(site, answers) as line:
-            await line.until(lambda: answers.abandoned == [(1, 1)])
-
-    play(part)
-
-
-def test_a_stale_attempt_is_given_up_and_the_connection_stays(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one = OneJob(tmp_path)
-        site.attempt()
-        answers = Answers(one)
-        async with Line(site, answers) as line:
-            await line.until(lambda: site.hellos)
-            site.abandoned.add((1, 1))
-            one.print(1)
-            await line.until(lambda: answers.abandoned == [(1, 1)])
-            site.send(encode("ping", n=7))
-            await line.until(lambda: site.messages("pong"))
-        assert site.handshakes == 1
-
-    play(part)
+        one.print(1)
+        await line.until(lambda: answers.abandoned == [(1, 1)])
+        site.send(encode("ping", n=7))
+        await line.until(lambda: site.messages("pong"))
+    assert site.handshakes == 1
 
 
-def test_frames_that_make_no_sense_are_noted_and_survived(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: site.hellos)
-            site.send("nonsense", '{"type": "future_message"}', '{"type": "ack", "job": "x"}', encode("ping", n=3))
-            await line.until(lambda: site.messages("pong"))
-        assert site.handshakes == 1
-        assert sum("does not understand" in said for _, said in line.said) == 3
-
-    play(part)
+@played
+async def test_frames_that_make_no_sense_are_noted_and_survived(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.greeted()
+        site.send("nonsense", '{"type": "future_message"}', '{"type": "ack", "job": "x"}', encode("ping", n=3))
+        await line.until(lambda: site.messages("pong"))
+    assert site.handshakes == 1
+    assert sum("does not understand" in said for _, said in line.said) == 3
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_refused_at_the_first_try_ends_the_agent_with_a_sentence(site: FakeServer, status: int) -> None:
+@played
+async def test_a_key_that_is_refused_at_the_first_try_ends_the_agent_with_a_sentence(
+    site: FakeServer, status: int
+) -> None:
     site.refuse_with = status
-
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            with pytest.raises(Fatal, match="was revoked or is wrong: make a new one on the Agents page"):
-                await asyncio.wait_for(asyncio.shield(line.task), 5)
-
-    play(part)
+    async with Line(site, Answers()) as line:
+        with pytest.raises(Fatal, match="was revoked or is wrong: make a new one on the Agents page"):
+            await asyncio.wait_for(asyncio.shield(line.task), 5)
 
 
-def test_a_wrong_key_never_speaks_to_the_server(site: FakeServer) -> None:
-    async def part() -> None:
-        async with Line(site, Answers(), key="ty_wrong") as line:
-            with pytest.raises(Fatal) as failure:
-                await asyncio.wait_for(asyncio.shield(line.task), 5)
-        assert "ty_wrong" not in str(failure.value)
-        assert site.received == []
-
-    play(part)
+@played
+async def test_a_wrong_key_never_speaks_to_the_server(site: FakeServer) -> None:
+    async with Line(site, Answers(), key="ty_wrong") as line:
+        with pytest.raises(Fatal) as failure:
+            await asyncio.wait_for(asyncio.shield(line.task), 5)
+    assert "ty_wrong" not in str(failure.value)
+    assert site.received == []
 
 
-def test_a_key_revoked_later_is_said_loudly_and_tried_again(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        one, stored = OneJob(tmp_path), site.attempt()
-        async with Line(site, Answers(one)) as line:
-            await line.until(lambda: site.hellos)
-            site.refuse_with = 401
-            site.close_sockets(protocol.CLOSE_REVOKED, "the key was revoked")
-            await line.until(lambda: any(state == "refused" for state, _ in line.said))
-            site.refuse_with = None
-            one.print(2)
-            await line.until(lambda: stored.log().splitlines() == one.lines)
-
-    play(part)
+@played
+async def test_a_key_revoked_later_is_said_loudly_and_tried_again(site: FakeServer, one: OneJob) -> None:
+    async with Line(site, Answers(one)) as line:
+        await line.greeted()
+        site.refuse_with = 401
+        site.close_sockets(protocol.CLOSE_REVOKED, "the key was revoked")
+        await line.until(lambda: any(state == "refused" for state, _ in line.said))
+        site.refuse_with = None
+        one.print(2)
+        await line.brings(one)
 
 
-def test_a_server_that_knows_only_newer_agents_ends_this_one(site: FakeServer) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: site.hellos)
-            site.close_sockets(protocol.CLOSE_TOO_OLD, "download the agent again")
-            with pytest.raises(Fatal, match="too old"):
-                await asyncio.wait_for(asyncio.shield(line.task), 5)
-
-    play(part)
+@played
+async def test_a_server_that_knows_only_newer_agents_ends_this_one(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.greeted()
+        site.close_sockets(protocol.CLOSE_TOO_OLD, "download the agent again")
+        with pytest.raises(Fatal, match="too old"):
+            await asyncio.wait_for(asyncio.shield(line.task), 5)
 
 
-def test_a_goodbye_is_obeyed(site: FakeServer, tmp_path: Path) -> None:
-    async def part() -> None:
-        async with Line(site, Answers()) as line:
-            await line.until(lambda: site.hellos)
-            site.send(encode("bye", reason="restart", retry_after=0.5))
-            await asyncio.sleep(0.3)
-            assert site.handshakes == 1
-            await line.until(lambda: site.handshakes == 2)
-
-    play(part)
+@played
+async def test_a_goodbye_is_obeyed(site: FakeServer) -> None:
+    async with Line(site, Answers()) as line:
+        await line.greeted()
+        site.send(encode("bye", reason="restart", retry_after=0.5))
+        await asyncio.sleep(0.3)
+        assert site.handshakes == 1
+        await line.until(lambda: site.handshakes == 2)
 
 
-def test_no_redirect_is_followed(site: FakeServer) -> None:
+@played
+async def test_no_redirect_is_followed(site: FakeServer) -> None:
     with FakeServer() as elsewhere:
         site.redirect_to = f"http://127.0.0.1:{elsewhere.port}/agent/socket"
-
-        async def part() -> None:
-            async with Line(site, Answers()) as line:
-                await line.until(lambda: any("answered 302" in said for _, said in line.said))
-
-        play(part)
+        async with Line(site, Answers()) as line:
+            await line.says("answered 302")
         assert elsewhere.handshakes == 0
 
 

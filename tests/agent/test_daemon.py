@@ -52,6 +52,17 @@ class Machine:
         self.site.wait_for(lambda: len(self.site.hellos) > seen)
         return process
 
+    def training(self, steps: int = 1000, **offer: Any) -> subprocess.Popen[bytes]:
+        """An agent whose first job has come so far that a few of its steps are stored."""
+        agent = self.connected()
+        self.site.offer(parameters={"steps": steps, "seconds": 0.02}, **offer)
+        self.site.wait_for(trains(self.site))
+        return agent
+
+    def kill(self, agent: subprocess.Popen[bytes]) -> None:
+        agent.kill()
+        agent.wait()
+
     def said(self) -> str:
         return self.output.read_text("utf-8", "replace")
 
@@ -68,16 +79,9 @@ class Machine:
         """End what a test left running, and fail when something outlives its job."""
         for agent in self.agents:
             if agent.poll() is None:
-                agent.kill()
-            agent.wait()
+                self.kill(agent)
         for folder in self.workspace.attempts():
             folder.end_processes()
-
-
-@pytest.fixture
-def site() -> Iterator[FakeServer]:
-    with FakeServer() as one:
-        yield one
 
 
 @pytest.fixture
@@ -120,9 +124,7 @@ def test_a_job_from_offer_to_delivery(machine: Machine, site: FakeServer) -> Non
 def test_what_the_agent_keeps_is_its_owners_alone_and_no_process_shows_a_key(
     machine: Machine, site: FakeServer
 ) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 500, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training(steps=500)
     files = [path for path in machine.workspace.path.rglob("*") if path.name in ("agent.json", "task.json")]
     assert len(files) == 2
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
@@ -131,17 +133,15 @@ def test_what_the_agent_keeps_is_its_owners_alone_and_no_process_shows_a_key(
         shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert KEY.encode() not in shown and b"tj_1_1_token" not in shown
     site.order("cancel")
-    site.wait_for(lambda: site.attempt().final)
+    site.end()
 
 
 def test_a_stop_is_obeyed_and_the_job_can_be_resumed(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
     data = site.dataset(b"one\n")
-    site.offer(parameters={"steps": 400, "seconds": 0.02}, data=data)
-    site.wait_for(trains(site))
+    machine.training(steps=400, data=data)
     site.order("stop")
     site.wait_for(lambda: site.attempt().stop_acks == ["stop"])
-    final = site.wait_for(lambda: site.attempt().final)
+    final = site.end()
     assert final["outcome"] == "stopped"
     stopped_at = site.attempt().steps()[-1]
     site.offer(attempt=2, parameters={"steps": 400, "seconds": 0.02}, data=data)
@@ -158,7 +158,7 @@ def test_a_stop_while_the_data_is_still_coming(machine: Machine, site: FakeServe
     site.offer(parameters={"steps": 5})
     site.wait_for(lambda: len(site.requests) >= 2)
     site.order("stop")
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "stopped"
+    assert site.end()["outcome"] == "stopped"
     assert "child" not in machine.processes()
 
 
@@ -168,19 +168,17 @@ def test_a_stop_while_the_result_is_being_uploaded(machine: Machine, site: FakeS
     site.offer(parameters={"steps": 3})
     site.wait_for(lambda: any(request == "POST /api/uploads" for request in site.requests))
     site.order("stop")
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "stopped"
+    assert site.end()["outcome"] == "stopped"
     assert site.attempt().artifacts is None
 
 
 def test_a_stop_given_while_the_machine_was_away_is_done_when_it_returns(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training()
     site.stop()
     site.order("stop")
     time.sleep(0.3)
     site.start()
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "stopped"
+    assert site.end()["outcome"] == "stopped"
 
 
 def test_the_server_is_away_and_the_window_full_and_no_line_is_lost(machine: Machine, site: FakeServer) -> None:
@@ -202,12 +200,9 @@ def test_the_server_is_away_and_the_window_full_and_no_line_is_lost(machine: Mac
 
 
 def test_the_agent_is_killed_and_training_goes_on_and_every_line_arrives(machine: Machine, site: FakeServer) -> None:
-    agent = machine.connected()
-    site.offer(parameters={"steps": 250, "seconds": 0.02})
-    site.wait_for(trains(site))
+    agent = machine.training(steps=250)
     before = machine.processes()
-    agent.kill()
-    agent.wait()
+    machine.kill(agent)
     time.sleep(0.4)
     machine.connected()
     assert machine.processes() == before
@@ -223,22 +218,19 @@ def test_a_job_that_ended_while_no_agent_ran_is_told_by_the_next(machine: Machin
     agent = machine.connected()
     site.offer(parameters={"steps": 20})
     site.wait_for(trains(site, 1))
-    agent.kill()
-    agent.wait()
+    machine.kill(agent)
     reader = SpoolReader(machine.workspace.attempt(1, 1).spool)
     site.wait_for(lambda: reader.final)
     machine.connected()
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "completed"
+    assert site.end()["outcome"] == "completed"
     assert len(site.attempt().log_lines()) == 20
 
 
 def test_the_supervisor_is_killed_and_the_agent_says_so(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training()
     found = machine.processes()
     os.kill(found["supervisor"], signal.SIGKILL)
-    final = site.wait_for(lambda: site.attempt().final)
+    final = site.end()
     assert (final["outcome"], final["cause"]) == ("failed", "member_machine")
     assert "supervisor of this job on the machine was killed" in final["message"]
     assert not is_alive(found["child"])
@@ -247,24 +239,19 @@ def test_the_supervisor_is_killed_and_the_agent_says_so(machine: Machine, site: 
 
 
 def test_supervisor_and_agent_are_killed_together(machine: Machine, site: FakeServer) -> None:
-    agent = machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    agent = machine.training()
     found = machine.processes()
-    agent.kill()
-    agent.wait()
+    machine.kill(agent)
     os.kill(found["supervisor"], signal.SIGKILL)
     machine.connected()
-    assert site.wait_for(lambda: site.attempt().final)["cause"] == "member_machine"
+    assert site.end()["cause"] == "member_machine"
     assert not is_alive(found["child"])
 
 
 def test_the_training_is_killed_and_the_signal_is_named(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training()
     os.kill(machine.processes()["child"], signal.SIGKILL)
-    final = site.wait_for(lambda: site.attempt().final)
+    final = site.end()
     assert (final["outcome"], final["cause"]) == ("failed", "member_machine")
     assert "signal 9, SIGKILL" in final["message"]
 
@@ -273,15 +260,13 @@ def test_a_supervisor_that_cannot_start_is_reported_with_its_last_words(machine:
     machine.environment["BREAK_SUPERVISOR"] = "1"
     machine.connected()
     site.offer(parameters={"steps": 1})
-    final = site.wait_for(lambda: site.attempt().final)
+    final = site.end()
     assert final["cause"] == "member_machine"
     assert "Its last words: cannot start today" in final["message"]
 
 
 def test_an_attempt_that_is_fenced_off_is_ended_and_its_folder_kept(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training()
     found = machine.processes()
     site.abandoned.add((1, 1))
     folder = machine.workspace.attempt(1, 1)
@@ -291,12 +276,9 @@ def test_an_attempt_that_is_fenced_off_is_ended_and_its_folder_kept(machine: Mac
 
 
 def test_a_welcome_that_says_abandon_ends_what_went_on_meanwhile(machine: Machine, site: FakeServer) -> None:
-    agent = machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    agent = machine.training()
     found = machine.processes()
-    agent.kill()
-    agent.wait()
+    machine.kill(agent)
     site.abandoned.add((1, 1))
     machine.connected()
     site.wait_for(lambda: not any(is_alive(pid) for pid in found.values()))
@@ -310,7 +292,7 @@ def test_the_same_offer_twice_is_one_job(machine: Machine, site: FakeServer) -> 
     site.offer(parameters={"steps": 150, "seconds": 0.02})
     site.wait_for(lambda: site.attempt().accepted == 2)
     assert machine.processes() == before
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "completed"
+    assert site.end()["outcome"] == "completed"
     assert len(site.attempt().log_lines()) == 150
 
 
@@ -321,9 +303,9 @@ def test_a_second_job_waits_until_the_first_has_ended(machine: Machine, site: Fa
     site.offer(2, parameters={"steps": 2})
     time.sleep(0.3)
     assert site.attempt(2).accepted == 0 and site.attempt(2).refused is None
-    site.wait_for(lambda: site.attempt(1).final)
+    site.end(1)
     site.offer(2, parameters={"steps": 2})
-    assert site.wait_for(lambda: site.attempt(2).final)["outcome"] == "completed"
+    assert site.end(2)["outcome"] == "completed"
 
 
 def test_local_data_is_used_inside_the_roots_and_none_of_it_leaves(machine: Machine, site: FakeServer) -> None:
@@ -349,7 +331,7 @@ def test_paths_outside_the_roots_are_refused_with_a_sentence(machine: Machine, s
     else:
         path = outside if kind == "outside" else machine.models / "link.jsonl"
         site.offer(data={"kind": "local", "path": str(path)})
-    refused = site.wait_for(lambda: site.attempt().refused)
+    refused = site.refusal()
     assert refused["cause"] == ("base_model" if kind == "base" else "data")
     assert "outside the folders this agent may use (--root …)" in refused["message"]
     assert refused["advice"]
@@ -358,26 +340,24 @@ def test_paths_outside_the_roots_are_refused_with_a_sentence(machine: Machine, s
 def test_a_recipe_it_does_not_know_is_refused(machine: Machine, site: FakeServer) -> None:
     machine.connected()
     site.offer(recipe="future")
-    refused = site.wait_for(lambda: site.attempt().refused)
+    refused = site.refusal()
     assert "does not know the recipe" in refused["message"]
 
 
 def test_a_stop_for_a_job_it_never_had_is_answered(machine: Machine, site: FakeServer) -> None:
     machine.connected()
     site.send(encode("job_stop", job=77, attempt=1, mode="stop"))
-    site.wait_for(lambda: site.attempt(77).refused)
+    site.refusal(77)
 
 
 def test_another_job_of_the_same_number_does_not_get_the_checkpoints(machine: Machine, site: FakeServer) -> None:
-    machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    machine.training()
     site.order("stop")
-    site.wait_for(lambda: site.attempt().final)
+    site.end()
     site.attempts.clear()  # the server was set up anew and counts from 1 again
     site.orders.clear()
     site.offer(name="another", parameters={"steps": 5})
-    assert site.wait_for(lambda: site.attempt().final)["outcome"] == "completed"
+    assert site.end()["outcome"] == "completed"
     assert site.attempt().steps() == [1, 2, 3, 4, 5]
     kept = [path for path in machine.workspace.jobs.iterdir() if "set-aside" in path.name]
     assert len(kept) == 1 and list((kept[0] / "checkpoints").iterdir())
@@ -401,9 +381,7 @@ def test_a_machine_keeps_its_identity(machine: Machine, site: FakeServer) -> Non
 
 
 def test_ctrl_c_twice_stops_the_job_and_leaves(machine: Machine, site: FakeServer) -> None:
-    agent = machine.connected()
-    site.offer(parameters={"steps": 1000, "seconds": 0.02})
-    site.wait_for(trains(site))
+    agent = machine.training()
     agent.send_signal(signal.SIGINT)
     site.wait_for(lambda: "Press Ctrl-C again" in machine.said())
     agent.send_signal(signal.SIGINT)
@@ -442,7 +420,7 @@ def test_packages_that_are_installed_later_are_noticed_without_a_restart(
     assert hello["missing"] == ["torch", "transformers", "peft", "safetensors", "tokenizers"]
     assert f"{bare / 'bin' / 'python'} -m pip install" in hello["advice"]
     site.offer(parameters={"steps": 2})
-    refused = site.wait_for(lambda: site.attempt().refused)
+    refused = site.refusal()
     assert refused["cause"] == "member_machine" and refused["advice"] == hello["advice"]
     for name, version in {
         "torch": "2.13.0",
@@ -456,7 +434,7 @@ def test_packages_that_are_installed_later_are_noticed_without_a_restart(
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     site.wait_for(lambda: any(message.get("ready") for message in site.messages("heartbeat")))
     site.offer(2, parameters={"steps": 2})
-    assert site.wait_for(lambda: site.attempt(2).final)["outcome"] == "completed"
+    assert site.end(2)["outcome"] == "completed"
 
 
 def test_tasks_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.screen import Line, PlainScreen, Progress, duration
+from agent.screen import Line, PlainScreen, Progress
 from agent.spool import Spool, SpoolReader
+from agent.words import duration
 
 
 def test_progress_is_followed_from_the_spool(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.spool import Final, Spool, SpoolReader, write_atomically
+from agent.files import write_atomically
+from agent.spool import Final, Spool, SpoolReader
 
 COMPLETED = Final("completed")
 
@@ -254,7 +255,7 @@ def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr("agent.spool.os.write", disk)
+    monkeypatch.setattr("agent.spool.segments.os.write", disk)
     spool = Spool(tmp_path)
     spool.append("log", {"text": "before\n"})
     disk.full = True
@@ -275,7 +276,7 @@ def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(
 
 def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk()
-    monkeypatch.setattr("agent.spool.os.write", disk)
+    monkeypatch.setattr("agent.spool.segments.os.write", disk)
     spool = Spool(tmp_path)
     disk.full = True
     fill(spool, 2)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import transfers
+from agent.addresses import http_base
 from agent.errors import JobFailed
 from agent.protocol import JobSpec
 from agent.runner import Withdrawn
 from agent.settings import Timings
-from agent.transfers import Refused, Server, ServerDepot, download, http_base, persistently, safe_name, upload
+from agent.transfers import retries
+from agent.transfers.depot import ServerDepot, safe_name
+from agent.transfers.downloads import download
+from agent.transfers.retries import persistently
+from agent.transfers.server import Refused, Server, Trouble
+from agent.transfers.uploads import upload
 from agent.workspace import Task
 from tests.agent.fake_server import FakeServer
 
 CONTENT = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def site() -> Iterator[FakeServer]:
-    with FakeServer() as one:
-        yield one
 
 
 @pytest.fixture
@@ -156,7 +154,7 @@ def test_a_redirect_is_not_followed(site: FakeServer, server: Server, tmp_path: 
 
 
 def test_waiting_is_told_and_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers.random, "uniform", lambda low, high: 10.0)
+    monkeypatch.setattr(retries.random, "uniform", lambda low, high: 10.0)
     said: list[str] = []
 
     class Stop(Exception):
@@ -168,7 +166,7 @@ def test_waiting_is_told_and_can_be_interrupted(monkeypatch: pytest.MonkeyPatch)
             raise Stop
 
     def work() -> None:
-        raise transfers._Trouble("the server answered 503: busy")
+        raise Trouble("the server answered 503: busy")
 
     with pytest.raises(Stop):
         persistently(work, say)
@@ -177,7 +175,7 @@ def test_waiting_is_told_and_can_be_interrupted(monkeypatch: pytest.MonkeyPatch)
 
 def test_after_a_day_it_gives_up() -> None:
     def work() -> None:
-        raise transfers._Trouble("nobody there")
+        raise Trouble("nobody there")
 
     with pytest.raises(TimeoutError, match="nobody there"):
         persistently(work, quiet, give_up_after=0.0)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent.errors import AgentFailed, JobFailed
+from agent.files import file_sha256
 from agent.recipes import language
-from agent.training import checkpoint, files, loss, yard_tiny
+from agent.training import checkpoint, loss, yard_tiny
 from tests.agent.training.small_models import Reports, chat, gpt2, job, llama, sums
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path) -> str:
-    return files.sha256(next((folder / "output").glob("*model.safetensors")))
+    return file_sha256(next((folder / "output").glob("*model.safetensors")))
 
 
 def after(steps: int) -> Callable[[], bool]:

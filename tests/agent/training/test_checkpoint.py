@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent.errors import AgentFailed
+from agent.files import file_sha256
 from agent.training import checkpoint, files
 
 
@@ -43,8 +44,8 @@ def test_the_manifest_names_every_file_with_its_hash(folder: Path) -> None:
     written = write(folder, 3)
     entries = json.loads((written.folder / "manifest.json").read_text())["files"]
     assert set(entries) == {"model.safetensors", "optimizer.safetensors", "state.json", "trainer_log.jsonl"}
-    assert all(entry["sha256"] == files.sha256(written.folder / name) for name, entry in entries.items())
-    assert written.sha256 == files.sha256(written.folder / "manifest.json")
+    assert all(entry["sha256"] == file_sha256(written.folder / name) for name, entry in entries.items())
+    assert written.sha256 == file_sha256(written.folder / "manifest.json")
 
 
 def test_the_last_two_are_kept(folder: Path) -> None:

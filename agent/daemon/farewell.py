@@ -1,0 +1,57 @@
+"""How the agent leaves: at once when asked to, after a moment on Ctrl-C, with checkpoints when it is pressed again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection
+
+from ..words import listed
+from .held_job import HeldJob
+
+SECOND_PRESS = 5.0
+LONGEST_FAREWELL = 90.0
+
+
+class Farewell:
+    """Waits until it is time to go. `held` names the jobs this machine has; `note` tells the terminal."""
+
+    def __init__(self, held: Callable[[], Collection[HeldJob]], note: Callable[[str], None]) -> None:
+        self._held, self._note = held, note
+        self._leave_at: float | None = None
+        self._is_stopping = False
+        self._leaving = asyncio.Event()
+
+    def leave_now(self) -> None:
+        self._leaving.set()
+
+    def interrupt(self) -> None:
+        """Ctrl-C leaves jobs running; pressed again it stops them first."""
+        running = [held for held in self._held() if held.is_running]
+        if not running:
+            self._leaving.set()
+        elif self._leave_at is None:
+            self._leave_at = time.monotonic() + SECOND_PRESS
+            names = listed([f"job {held.job}" for held in running])
+            self._note(
+                f"Leaving in {SECOND_PRESS:.0f} s; {names} will train on without the agent, which takes it up again "
+                "when it is started. Press Ctrl-C again to stop it with a checkpoint instead."
+            )
+        else:
+            self._leave_at = time.monotonic() + LONGEST_FAREWELL
+            self._is_stopping = True
+            for held in running:
+                held.folder.give_order("stop")
+            self._note("Stopping: waiting for the checkpoints.")
+
+    async def wait(self) -> None:
+        """Return when it is time to go: asked to, some time after Ctrl-C, or once everything has stopped and is told."""
+        while not self._leaving.is_set():
+            if self._leave_at is not None and time.monotonic() >= self._leave_at:
+                return
+            if self._is_stopping and not self._held():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await self._leaving.wait()
