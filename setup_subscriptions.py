@@ -1,7 +1,8 @@
-"""Put the price list into the database and to the payment gateway. Safe to run again: it changes only what differs.
+"""Bring a price list into the database and to the payment gateway. Safe to run again: it changes only what differs.
 
-python setup_subscriptions.py                     the default price list
-python setup_subscriptions.py --catalog FILE      another one, as TOML; docs/catalogs/ has examples
+python setup_subscriptions.py                     keeps the list there is; a yard without plans gets the default one
+python setup_subscriptions.py --catalog FILE      puts another list, as TOML, over it; docs/catalogs/ has examples
+python setup_subscriptions.py --catalog default   puts the default list over it
 
 It brings the tables up to date first, and puts members who have no subscription on the Free plan.
 """
@@ -11,29 +12,46 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from app import create_app
 from services import catalogues, payments, price_list, subscriptions
-from services.errors import DomainError
+from services.errors import DomainError, Invalid
 from services.gateways import gateways
 from services.yard import migrate
 
 
 def main() -> int:
-    """Install the list that the command line names; answers the exit code."""
-    parser = argparse.ArgumentParser(description="Put the price list into the database and to the payment gateway.")
-    parser.add_argument("--catalog", type=Path, help="a TOML file with another price list")
+    """Carry out what the command line asks for; answers the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Bring a price list into the database and to the payment gateway. Without --catalog the list that is "
+        "there stays, with what admins changed in the panel."
+    )
+    parser.add_argument(
+        "--catalog", help="a TOML file with another price list, or `default`; it replaces what is there"
+    )
     given = parser.parse_args()
     try:
-        catalogue = catalogues.read(given.catalog) if given.catalog else catalogues.DEFAULT
+        catalogue = _catalogue(given.catalog)
         with create_app().app_context():
             migrate()
-            _report(price_list.install(catalogue), {f"{k} at the gateway": v for k, v in payments.publish().items()})
+            done = price_list.install(catalogue) if catalogue else price_list.complete()
+            _report(done, {f"{what} at the gateway": names for what, names in payments.publish().items()})
             _summary(subscriptions.put_on_free())
-    except (OSError, DomainError) as error:
+    except DomainError as error:
         print(f"The price list was not changed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _catalogue(name: str | None) -> dict[str, Any] | None:
+    """The list to put over what is there, if one is named. Raises Invalid."""
+    if name is None:
+        return None
+    try:
+        return catalogues.DEFAULT if name == "default" else catalogues.read(Path(name))
+    except OSError as error:
+        raise Invalid(f"{name} cannot be read: {error.strerror}.") from None
 
 
 def _report(*done: dict[str, list[str]]) -> None:

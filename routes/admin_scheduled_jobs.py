@@ -10,6 +10,7 @@ from flask import Blueprint, flash, request, url_for
 from werkzeug.wrappers import Response
 
 from models.accounts import User
+from models.base import now
 from routes.admin import Act, plain, why
 from routes.answers import answer, form, read, wants_json
 from routes.guards import actor
@@ -78,7 +79,7 @@ def _shown() -> dict[str, Any]:
         "upcoming": [
             {"job": f"{clock.JOB_PREFIX}{one.id}", "at": one.next_reset_at, "user_id": one.user_id,
              "username": named.get(one.user_id), "plan": one.plan.display_name, "credits": one.plan.monthly_credits,
-             "status": one.status}
+             "status": one.status, "is_due": one.next_reset_at is not None and one.next_reset_at <= now()}
             for one in rows
         ],
         "entries": [_entry(entry, runs.get(entry.name)) for entry in clock.SCHEDULE],

@@ -72,7 +72,8 @@ def preview() -> Response:
     offer = payments.preview(actor(), wanted.tier_id, wanted.interval)
     return jsonify({
         "tier": tier(offer.plan), "interval": offer.interval, "amount_cents": offer.cents, "credits": offer.credits,
-        "scheduled_for": iso(offer.scheduled_for) if offer.scheduled_for else None,
+        "scheduled_for": iso(offer.scheduled_for) if offer.scheduled_for else None, "restarts": offer.restarts,
+        "card": payments.card_of(actor()),
     })  # fmt: skip
 
 

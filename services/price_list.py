@@ -1,7 +1,8 @@
 """The price list in the database: what is offered, and every change of it.
 
-`python setup_subscriptions.py` runs `install`; doing so again changes only what differs. A plan that changed gets a new
-version, one that left the list is archived; none is deleted, since subscriptions keep pointing at it.
+`python setup_subscriptions.py` runs `complete`, and `install` for a list that it is given; doing so again changes only what
+differs. A plan that changed gets a new version, one that left the list is archived; none is deleted, since subscriptions
+keep pointing at it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,20 @@ def install(catalogue: dict[str, Any]) -> dict[str, list[str]]:
     with transaction():
         _install_plans(plans, done)
         _install_packs(packs, done)
-        for action, credits in prices.items():
-            db.session.merge(ActionPrice(action=action, credits=credits))
+        _install_prices(prices, done)
+    return done
+
+
+def complete() -> dict[str, list[str]]:
+    """Give a yard without plans the default list, and any other the prices that it lacks; what is there stays."""
+    if not plans():
+        return install(catalogues.DEFAULT)
+    done: dict[str, list[str]] = {"added": []}
+    with transaction():
+        present = set(db.session.scalars(select(ActionPrice.action)))
+        _install_prices(
+            {name: cost for name, cost in catalogues.DEFAULT["prices"].items() if name not in present}, done
+        )
     return done
 
 
@@ -147,6 +160,14 @@ def _install_plans(wanted: list[dict[str, Any]], done: dict[str, list[str]]) -> 
     for name, plan in present.items():
         plan.archived_at = now()
         done["archived"].append(name)
+
+
+def _install_prices(wanted: dict[str, int], done: dict[str, list[str]]) -> None:
+    for action, cost in wanted.items():
+        old = db.session.get(ActionPrice, action)
+        if old is None or old.credits != cost:
+            db.session.merge(ActionPrice(action=action, credits=cost))
+            done["added" if old is None else "changed"].append(f"price of {action}")
 
 
 def _new_version(name: str, values: dict[str, Any]) -> Plan:

@@ -24,7 +24,7 @@ import psutil
 from flask import Flask
 from flask_migrate import upgrade
 
-from services import accounts, catalogues, price_list
+from services import accounts, price_list
 from services.config import BadSetting, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -101,8 +101,7 @@ def prepare(app: Flask, settings: Settings) -> str | None:
     settings.var_dir.mkdir(parents=True, exist_ok=True)
     with app.app_context():
         migrate()
-        if not price_list.plans():
-            price_list.install(catalogues.DEFAULT)
+        price_list.complete()
         return accounts.make_first_admin(settings.var_dir / "first-admin.txt")
 
 

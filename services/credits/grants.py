@@ -75,8 +75,10 @@ def grant_many(wanted: Sequence[Lot], wallets: Mapping[int, Wallet] | None = Non
         _store(drafts, ended)
 
 
-def expire_lots(user_id: int, *, priority: int | None = None, reason: str) -> None:
-    """End what is left of a member's lots: those past their date, or with `priority` all that burn at it."""
+def expire_lots(user_id: int, *, priority: int | None = None, reason: str, tells: bool = True) -> None:
+    """End what is left of a member's lots: those past their date, or with `priority` all that burn at it.
+
+    Whoever puts others in their place at once tells nobody that few are left (`tells`)."""
     with transaction():
         wallet = ledger.lock(user_id)
         lots = ledger.open_lots(user_id)
@@ -84,7 +86,7 @@ def expire_lots(user_id: int, *, priority: int | None = None, reason: str) -> No
         before = wallet.available + wallet.held
         dead = [lot for lot in lots if _is_dead(lot, moment) or lot.priority == priority]
         drafts = list(_expired(wallet, lots, dead, reason, moment))
-        if drafts:
+        if drafts and tells:
             ledger.watch(drafts[-1], before)
         _store(drafts, dead)
 

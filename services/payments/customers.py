@@ -77,8 +77,9 @@ def choose_test_card(actor: User, kind: str) -> None:
 def declined(refusal: CardRefused) -> PaymentNeeded:
     if refusal.needs_person:
         return PaymentNeeded(
-            "Your bank asks you to confirm this payment. Nothing was charged. Open the billing page and pay there, or use "
-            "another card.", code="authentication_required", ways=WAYS_TO_PAY,
+            "Your bank asks you to confirm each payment with this card, which can be done on a payment page only. Nothing was "
+            "charged. Choose another card, or remove this one and you pay on a page.",
+            code="authentication_required", ways=WAYS_TO_PAY,
         )  # fmt: skip
     return PaymentNeeded(
         "Your card was declined and nothing was charged. Use another card and try again.", code="card_declined",

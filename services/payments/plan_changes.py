@@ -36,22 +36,24 @@ class Change:
 
 @dataclass(frozen=True)
 class Offer:
-    """What changing to a plan would mean: cents due now, credits that come now, or the date on which it holds."""
+    """What changing to a plan would mean: cents due now, credits that come now, or the date on which it holds. With
+    `restarts` a new series of periods begins, and what is left of the present one's monthly credits ends."""
 
     plan: Plan
     interval: str
     cents: int
     credits: int
     scheduled_for: datetime | None
+    restarts: bool
 
 
 def preview(actor: User, plan_id: int, interval: str = "month") -> Offer:
     """What a change would cost and bring now. Raises as `upgrade` does."""
     subscription, wanted = _wanted(actor, plan_id, interval)
     if _is_later(subscription, wanted, interval):
-        return Offer(wanted, interval, 0, 0, subscriptions.term_end(subscription))
+        return Offer(wanted, interval, 0, 0, subscriptions.term_end(subscription), False)
     if subscription.source != "gateway":
-        return Offer(wanted, interval, wanted.cents(interval) or 0, wanted.monthly_credits, None)
+        return Offer(wanted, interval, wanted.cents(interval) or 0, wanted.monthly_credits, None, True)
     start, end = subscriptions.period(subscription, now())
     gateway_id, restart = _gateway_id(subscription), interval != subscription.interval
     more = wanted.monthly_credits
@@ -61,7 +63,7 @@ def preview(actor: User, plan_id: int, interval: str = "month") -> Offer:
     end_read()
     item = _item(gateway_id)
     cents = gateways().payments.preview(gateway_id, str(item["id"]), price, int(now().timestamp()), restart)
-    return Offer(wanted, interval, cents, more, None)
+    return Offer(wanted, interval, cents, more, None, restart)
 
 
 def upgrade(actor: User, plan_id: int, interval: str = "month") -> Change:
@@ -92,7 +94,10 @@ def checkout_plan(actor: User, wanted: Plan, interval: str) -> Checkout:
     """The hosted page on which a plan is bought; asking twice gives the same page."""
     subscription = subscriptions.current(actor)
     if subscription.source == "gateway":
-        raise PaymentNeeded("Add a card on the billing page first, then change the plan.", code="no_card")
+        raise PaymentNeeded(
+            "You have no card on file. Add one under Payment method on the billing page, then change the plan.",
+            code="no_card", ways=customers.WAYS_TO_PAY,
+        )  # fmt: skip
     checkout = checkouts.opened(subscription, wanted, interval)
     metadata = checkouts.metadata_of(checkout)
     given = {"mode": "subscription", "subscription_data": {"metadata": metadata}}

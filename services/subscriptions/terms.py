@@ -113,7 +113,9 @@ def end_series(present: Subscription) -> None:
     present.ended_at = now()
     present.next_reset_at = None
     db.session.flush()
-    credits.expire_lots(present.user_id, priority=MONTHLY, reason="Monthly credits ended: another plan began")
+    credits.expire_lots(
+        present.user_id, priority=MONTHLY, reason="Monthly credits ended: another plan began", tells=False
+    )
 
 
 def _reload(subscription: Subscription) -> None:

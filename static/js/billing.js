@@ -80,6 +80,9 @@
     decide(form);
   });
 
+  const paidBy = (card) =>
+    card ? `, with your ${card.brand[0].toUpperCase()}${card.brand.slice(1)} ending in ${card.last4}` : "";
+
   // --- What a change of plan costs and brings ---
   // Answers the words of the question; null when the change is refused, which a toast then says.
   yard.preview = async (form) => {
@@ -103,7 +106,7 @@
           facts: [["To pay now", format.money(0)], then],
         };
       return {
-        text: "It begins as soon as the payment has worked, with the card on file; without one you pay on the next page.",
+        text: `It begins as soon as the payment has worked${paidBy(body.card)}.${body.restarts ? ` What is left of this month's ${present} credits ends; packs stay yours.` : ""}`,
         facts: [["To pay now", format.money(body.amount_cents)], ["Credits at once", format.number(body.credits)], then],
       };
     } catch {

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from models.accounts import User
 from models.base import db, transaction
 from models.credits import LedgerAccount
+from models.notices import OutgoingMail
 from models.payments import Checkout, Payment
 from models.subscriptions import Subscription
 from services import credits, payments, subscriptions
@@ -126,6 +127,16 @@ def test_two_tabs_that_upgrade_at_once_are_charged_once(app: Flask, till: Till, 
     assert bugs(answers) == []
     assert (standing(carol).plan, till.paid_cents(carol)) == ("basic", BASIC)
     assert faults() == []
+
+
+def test_whoever_buys_a_plan_is_not_told_that_the_credits_of_the_one_before_are_gone(
+    sqlite_app: Flask, till: Till, carol: User
+) -> None:
+    payments.upgrade(carol, plan_id("basic"))
+    till.deliver()
+    assert standing(carol).available == 200
+    subjects = db.session.scalars(select(OutgoingMail.subject)).all()
+    assert [subject for subject in subjects if "left" in subject] == []
 
 
 def test_a_tab_that_was_slow_does_not_buy_the_plan_a_second_time(

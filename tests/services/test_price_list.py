@@ -10,6 +10,8 @@ import pytest
 from flask import Flask
 
 from models.accounts import User
+from models.base import db, transaction
+from models.plans import ActionPrice
 from services import catalogues, payments, price_list, subscriptions
 from services.errors import Conflict, Invalid
 from tests.conftest import ROOT
@@ -81,3 +83,22 @@ def test_a_changed_plan_is_a_new_version_and_members_keep_theirs(app: Flask, ali
     assert (offered.version, offered.price_cents, kept.version, kept.price_cents) == (2, 1499, 1, 999)
     price_list.activate(kept.id)
     assert [plan.version for plan in price_list.plans() if plan.name == "basic"] == [1]
+
+
+def test_what_admins_changed_in_the_panel_stays_when_the_list_is_completed(app: Flask) -> None:
+    basic = next(plan for plan in price_list.plans() if plan.name == "basic")
+    price_list.edit(basic.id, {"price_cents": 1200})
+    price_list.create_plan({**catalogue()["plans"][1], "name": "lab", "display_name": "Lab"})
+    with transaction():
+        db.session.merge(ActionPrice(action="message", credits=2))
+        db.session.delete(db.session.get_one(ActionPrice, "image"))
+    assert price_list.complete() == {"added": ["price of image"]}
+    assert price_list.complete() == {"added": []}
+    found = {plan.name: plan.price_cents for plan in price_list.plans()}
+    assert (found["basic"], "lab" in found, price_list.price("message")) == (1200, True, 2)
+
+
+def test_a_list_that_is_put_over_it_names_the_prices_that_change(app: Flask) -> None:
+    with transaction():
+        db.session.merge(ActionPrice(action="message", credits=2))
+    assert price_list.install(catalogue())["changed"] == ["price of message"]
