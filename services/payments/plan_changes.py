@@ -52,6 +52,7 @@ def preview(actor: User, plan_id: int, interval: str = "month") -> Offer:
     subscription, wanted = _wanted(actor, plan_id, interval)
     if _is_later(subscription, wanted, interval):
         return Offer(wanted, interval, 0, 0, subscriptions.term_end(subscription), False)
+    customers.of(actor)  # so that the card that would be charged is known and can be named
     if subscription.source != "gateway":
         return Offer(wanted, interval, wanted.cents(interval) or 0, wanted.monthly_credits, None, True)
     start, end = subscriptions.period(subscription, now())

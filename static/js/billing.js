@@ -81,7 +81,7 @@
   });
 
   const paidBy = (card) =>
-    card ? `, with your ${card.brand[0].toUpperCase()}${card.brand.slice(1)} ending in ${card.last4}` : "";
+    card ? `, with your ${card.brand[0].toUpperCase()}${card.brand.slice(1)} ending in ${card.last4}` : ". You have no card on file and are asked for one";
 
   // --- What a change of plan costs and brings ---
   // Answers the words of the question; null when the change is refused, which a toast then says.
