@@ -29,9 +29,9 @@ def is_over_budget(folder: Path, budget_bytes: int) -> bool:
 class Reserve:
     """A little disk occupied from the start, to be given back when it is full: the end of a job must still fit."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_wanted: bool) -> None:
         self._path = path
-        if path.exists() or not hasattr(os, "posix_fallocate"):
+        if not is_wanted or path.exists() or not hasattr(os, "posix_fallocate"):
             return
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Spool(SpoolReader):
         self._synced_at = time.monotonic()
         for stream in STREAMS:
             self._recover(stream)
-        self._reserve = Reserve(folder / "reserve")
+        self._reserve = Reserve(folder / "reserve", is_wanted=self.final is None)
 
     @property
     def last(self) -> dict[str, int]:
@@ -125,7 +126,7 @@ class Spool(SpoolReader):
                 return self._final
             if self._hole is not None:
                 self._note_gap(*self._hole)
-            self._write_waiting(make_room=True)
+            self._write_waiting(self._reserve.give_up, self._drop_oldest_log)
             self.sync()
             sums = {"last": self.last, "log_bytes": self._log.bytes, "log_sha256": self._log.sha256}
             told = asdict(final) | sums
@@ -201,6 +202,10 @@ class Spool(SpoolReader):
 
     def _write_without_room(self, stream: str, number: int, payload: bytes) -> None:
         """The disk is full: make room with old log, then with the reserve; else the log is given up, the rest waits."""
+        if stream != "log":
+            self._waiting.append((stream, number, payload))  # first: what the room costs is told behind it
+            self._write_waiting(self._drop_oldest_log, self._reserve.give_up)
+            return
         for give_up in (self._drop_oldest_log, self._reserve.give_up):
             if not give_up():
                 continue
@@ -210,14 +215,12 @@ class Spool(SpoolReader):
             except OSError as error:
                 if not is_full(error):
                     raise
-        if stream == "log":
-            self._log.forget()
-            first, _, size = self._hole or (number, number, 0)
-            self._hole = (first, number, size + len(payload))
-        else:
-            self._waiting.append((stream, number, payload))
+        self._log.forget()
+        first, _, size = self._hole or (number, number, 0)
+        self._hole = (first, number, size + len(payload))
 
-    def _write_waiting(self, make_room: bool = False) -> None:
+    def _write_waiting(self, *ways: Callable[[], bool]) -> None:
+        """Write what waits, in its order, with whatever room these ways make; stop when there is none."""
         while self._waiting:
             stream, number, payload = self._waiting[0]
             try:
@@ -225,7 +228,7 @@ class Spool(SpoolReader):
             except OSError as error:
                 if not is_full(error):
                     raise
-                if not (make_room and (self._reserve.give_up() or self._drop_oldest_log())):
+                if not any(give_up() for give_up in ways):
                     return
                 continue
             self._waiting.popleft()

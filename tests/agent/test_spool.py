@@ -239,14 +239,14 @@ def test_over_budget_unsent_log_leaves_a_gap_that_says_how_much_and_the_rest_is_
 
 
 class FullDisk:
-    """Stands in for os.write while it is `full`."""
+    """Stands in for os.write while it is `full`: what is larger than `room` finds none."""
 
-    def __init__(self) -> None:
-        self.full = False
+    def __init__(self, room: int = 0) -> None:
+        self.full, self.room = False, room
         self._write = os.write
 
     def __call__(self, descriptor: int, data: bytes) -> int:
-        if self.full:
+        if self.full and len(data) > self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
         return self._write(descriptor, data)
 
@@ -272,6 +272,30 @@ def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(
     assert events[0] == {"kind": "checkpoint", "step": 7}
     assert {**events[1], "bytes": 0} == {"kind": "gap", "stream": "log", "first": 2, "last": 4, "bytes": 0}
     assert reader.read("metrics", 0, 1 << 20)[1] == [{"steps": [8], "values": {"loss": [0.5]}}]
+
+
+def test_what_the_room_for_an_event_cost_is_told_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that met the gap first would take the event before it for lost."""
+    disk = FullDisk(room=300)
+    monkeypatch.setattr("agent.spool.segments.os.write", disk)
+    spool = Spool(tmp_path, segment_bytes=100)
+    fill(spool, 12)
+    disk.full = True
+    checkpoint = {"kind": "checkpoint", "step": 7, "note": "n" * 500}
+    spool.append("event", checkpoint)
+    reader = SpoolReader(tmp_path)
+    assert reader.read("event", 0, 1 << 20)[1] == []
+    disk.full = False
+    spool.sync_when_due()
+    events = reader.read("event", 0, 1 << 20)[1]
+    assert events[0] == checkpoint
+    assert [event["kind"] for event in events[1:]] == ["gap"] * (len(events) - 1) and len(events) > 1
+
+
+def test_the_reserve_is_not_set_aside_again_once_the_end_is_told(tmp_path: Path) -> None:
+    Spool(tmp_path).finish(COMPLETED)
+    Spool(tmp_path).close()
+    assert not (tmp_path / "reserve").exists()
 
 
 def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
