@@ -42,6 +42,9 @@ def hold(user_id: int, job_id: int, attempt: int, amount: int, *, key: str, reas
         operation, lots = ledger.look(user_id, key, given)
         if operation:
             return operation
+        account = hold_account(job_id, attempt)
+        if account is not None and account.closed_at is not None:
+            raise Conflict(f"Attempt {attempt} of job {job_id} is settled; nothing more can be held for it.")
         spendable = ledger.live(wallet, lots)
         available = sum(lot.balance or 0 for lot in spendable)
         entry = Entry("hold", key, given, reason, amount, job_id, attempt)
@@ -50,9 +53,6 @@ def hold(user_id: int, job_id: int, attempt: int, amount: int, *, key: str, reas
                 "hold", key, given, reason, amount, job_id, attempt, refused=True, details={"available": available}
             )
             return ledger.book(wallet, refusal, [], lots)
-        account = hold_account(job_id, attempt)
-        if account is not None and account.closed_at is not None:
-            raise Conflict(f"Attempt {attempt} of job {job_id} is settled; nothing more can be held for it.")
         account = account or add(LedgerAccount(kind="hold", user_id=user_id, balance=0, job_id=job_id, attempt=attempt))
         return ledger.book(wallet, entry, ledger.draw(spendable, account, amount), lots)
 

@@ -18,16 +18,6 @@ PRIVATE = [
     "/training-jobs/{paused}", "/training-jobs/{away}", "/models/{model}", "/agents",
     "/pricing", "/pricing?interval=year", "/billing", "/billing?interval=year", "/billing/history", "/billing/usage",
 ]  # fmt: skip
-ADMIN = [
-    "/admin/dashboard", "/admin/subscriptions/", "/admin/subscriptions/?search=nobody-is-called-so", "/admin/subscriptions/{payer}",
-    "/admin/subscriptions/{suspended}", "/admin/subscriptions/{buyer}", "/admin/subscriptions/{suspended}/plan",
-    "/admin/subscriptions/{payer}/plan", "/admin/subscriptions/{payer}/credits", "/admin/subscriptions/{payer}/end-plan",
-    "/admin/subscriptions/{suspended}/suspend", "/admin/subscriptions/{payer}/role",
-    "/admin/subscriptions/{buyer}/payments/{refundable}/refund", "/admin/subscriptions/plans",
-    "/admin/subscriptions/plans/{archived_plan}", "/admin/subscriptions/plans/{archived_plan}/activate",
-    "/admin/subscriptions/plans/new", "/admin/subscriptions/plans/prices", "/admin/subscriptions/scheduled-jobs",
-    "/admin/subscriptions/reports", "/admin/subscriptions/reports?day=2020-01-01", "/admin/audit",
-]  # fmt: skip
 
 
 def paths(site: Site, templates: list[str]) -> list[str]:
@@ -71,35 +61,8 @@ def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: 
     context.clear_cookies()
     visit.log_in()
     faults += [fault for path in paths(site, PRIVATE) for fault in faults_of(visit, path)]
-    context.clear_cookies()
-    visit.log_in(scene.ADMIN)
-    faults += [fault for path in paths(site, ADMIN) for fault in faults_of(visit, path)]
     context.close()
     assert faults == []
-
-
-def test_a_refused_form_of_the_panel_says_beside_the_field_what_is_wrong(site: Site, visit: Visit) -> None:
-    page = visit.log_in(scene.ADMIN)
-    visit.open("/admin/subscriptions/plans/new")
-    for name, value in (("name", "pro"), ("display_name", "Pro again"), ("price", "12.50"), ("monthly_credits", "300")):
-        page.fill(f"input[name={name}]", value)
-    page.fill("input[name=reason]", "tried twice")
-    page.get_by_role("button", name="Offer this plan").click()
-    expect(page.locator("#name-wrong")).to_contain_text("There is a plan pro already")
-    expect(page.locator("input[name=name]")).to_have_attribute("aria-invalid", "true")
-    for name, value in (("name", "pro"), ("price", "12.50"), ("monthly_credits", "300"), ("reason", "tried twice")):
-        assert page.input_value(f"input[name={name}]") == value
-    expect(page.locator(".error-summary")).to_be_focused()
-    visit.complaints.clear()  # the answer was 409
-    assert faults_now(visit, "the refused form") == []
-
-
-def test_the_record_says_in_words_what_an_admin_changed(site: Site, visit: Visit) -> None:
-    page = visit.log_in(scene.ADMIN)
-    visit.open(f"/admin/subscriptions/{site.scene.suspended}")
-    act = page.locator(".record tbody tr").filter(has_text="Suspend")
-    expect(act).to_contain_text("three accounts from one address")
-    expect(act).to_contain_text("suspended: no → yes")
 
 
 def test_without_javascript_the_job_page_is_complete(site: Site, chromium: Browser) -> None:

@@ -384,8 +384,9 @@ def test_the_ledger_is_the_one_on_paper_after_every_step(
 def test_a_hold_that_is_settled_cannot_be_extended(app: Flask, clock: Clock, carol: User) -> None:
     credits.hold(carol.id, 1, 1, 5, key="first", reason="test")
     credits.settle(carol.id, 1, 1)
-    with pytest.raises(Conflict):
-        credits.hold(carol.id, 1, 1, 5, key="late", reason="test")
+    for amount in (5, 5000):  # also when there would not be so many
+        with pytest.raises(Conflict):
+            credits.hold(carol.id, 1, 1, amount, key=f"late {amount}", reason="test")
     assert (credits.spendable(carol.id), credits.held(carol.id)) == (20, 0)
     assert faults() == []
 
