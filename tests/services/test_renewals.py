@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar as standard
 import random
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -110,6 +111,24 @@ def quarter(yard: Yard, monkeypatch: pytest.MonkeyPatch, stops: list[datetime], 
 
 
 END = utc(2027, 5, 1)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe"])
+def test_a_machine_whose_clocks_go_forward_and_back_renews_at_the_same_instants(
+    sqlite_yard: Yard, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """The quarter holds the change of each zone's summer time; Lord Howe's is half an hour."""
+    stops = [END - timedelta(days=day) for day in range(100, -1, -1)]
+    expected = quarter(sqlite_yard, monkeypatch, stops, "sweep")
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert quarter(sqlite_yard, monkeypatch, stops, "sweep") == expected
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
 HOURLY = [utc(2027, 2, 1) + timedelta(hours=6) * n for n in range(4 * 89)] + [END]
 
 
