@@ -131,17 +131,26 @@ class Yard:
         postgres = db.engine.dialect.name == "postgresql"
         with db.engine.connect().execution_options(immediate=True) as connection:
             if postgres:
-                names = ", ".join(f'"{table.name}"' for table, _ in self.rows)
-                connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+                connection.exec_driver_sql(self._empty_postgres())
             else:
                 self._empty_sqlite(connection)
             for table, rows in self.rows:
                 if rows:
                     connection.execute(table.insert(), rows)
-                    if postgres and "id" in table.c and table.c.id.type.python_type is int:
-                        top = max(row["id"] for row in rows)
-                        connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), {top})"))
             connection.commit()
+
+    def _empty_postgres(self) -> str:
+        """One round trip. Deleting the few rows of a test takes a tenth of the time of truncating as many tables."""
+        guarded = ("ledger_operations", "ledger_transfers", "audit_entries")
+        statements = [f"ALTER TABLE {table} DISABLE TRIGGER USER" for table in guarded]
+        statements += [f'DELETE FROM "{table.name}"' for table, _ in reversed(self.rows)]
+        statements += [f"ALTER TABLE {table} ENABLE TRIGGER USER" for table in guarded]
+        for table, rows in self.rows:
+            if "id" in table.c and table.c.id.type.python_type is int:
+                top = max((row["id"] for row in rows), default=0)
+                sequence = f"pg_get_serial_sequence('{table.name}', 'id')"
+                statements.append(f"SELECT setval({sequence}, {max(top, 1)}, {str(top > 0).lower()})")
+        return "; ".join(statements)
 
     def _empty_sqlite(self, connection: object) -> None:
         """The ledger's triggers forbid deleting, so they are put aside for a moment."""
