@@ -105,7 +105,7 @@ def adjust(user_id: int, change: int, *, key: str, reason: str) -> LedgerOperati
         if operation:
             return operation
         spendable = ledger.live(wallet, lots)
-        available = sum(lot.balance or 0 for lot in spendable)
+        available = ledger.total(spendable)
         if -change > available:
             raise Invalid.of(amount=f"Only {available:,} credits are available, so {-change:,} cannot be taken.")
         moves = ledger.draw(spendable, ledger.system("revoked"), -change)
@@ -151,7 +151,7 @@ def gate_monthly(user_id: int, until: datetime | None) -> None:
     with transaction():
         wallet = ledger.lock(user_id)
         wallet.monthly_until = until
-        wallet.available = sum(lot.balance or 0 for lot in ledger.live(wallet, ledger.open_lots(user_id)))
+        wallet.available = ledger.total(ledger.live(wallet, ledger.open_lots(user_id)))
         db.session.flush()
 
 

@@ -113,7 +113,7 @@ def draft(wallet: Wallet, entry: Entry, moves: Sequence[Move], lots: list[Ledger
     """As `book`, but leave the writing to `write`, which takes many at once, each wallet's in the order of its chain."""
     change = _apply(wallet, moves)
     bulk.put(wallet, balance=wallet.balance + change)
-    left = sum(lot.balance or 0 for lot in live(wallet, lots)) if lots is not None else wallet.available + change
+    left = total(live(wallet, lots)) if lots is not None else wallet.available + change
     bulk.put(wallet, available=left)
     row = {
         "key": entry.key, "fingerprint": fingerprint(entry.given), "kind": entry.kind, "user_id": wallet.user_id,
@@ -193,6 +193,11 @@ def live(wallet: Wallet, lots: Sequence[LedgerAccount], at: datetime | None = No
         and (lot.expires_at is None or at < lot.expires_at)
         and not (gated and lot.priority == MONTHLY)
     ]
+
+
+def total(lots: Sequence[LedgerAccount]) -> int:
+    """Credits that these lots hold."""
+    return sum(lot.balance or 0 for lot in lots)
 
 
 def draw(lots: Sequence[LedgerAccount], target: LedgerAccount, amount: int) -> list[Move]:

@@ -23,7 +23,7 @@ def wallet_of(user_id: int) -> Wallet:
 
 def spendable(user_id: int) -> int:
     """Credits that can be spent now: what live lots hold, holds left out."""
-    return sum(lot.balance or 0 for lot in ledger.live(wallet_of(user_id), ledger.open_lots(user_id)))
+    return ledger.total(ledger.live(wallet_of(user_id), ledger.open_lots(user_id)))
 
 
 def held(user_id: int) -> int:

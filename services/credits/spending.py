@@ -23,7 +23,7 @@ def spend(user_id: int, amount: int, *, key: str, reason: str, usage: Usage) -> 
         if operation:
             return operation
         spendable = ledger.live(wallet, lots)
-        available = sum(lot.balance or 0 for lot in spendable)
+        available = ledger.total(spendable)
         if available < amount:
             entry = Entry("spend", key, given, reason, amount, refused=True, details={"available": available})
             return ledger.book(wallet, entry, [], lots)
@@ -46,7 +46,7 @@ def hold(user_id: int, job_id: int, attempt: int, amount: int, *, key: str, reas
         if account is not None and account.closed_at is not None:
             raise Conflict(f"Attempt {attempt} of job {job_id} is settled; nothing more can be held for it.")
         spendable = ledger.live(wallet, lots)
-        available = sum(lot.balance or 0 for lot in spendable)
+        available = ledger.total(spendable)
         entry = Entry("hold", key, given, reason, amount, job_id, attempt)
         if available < amount:
             refusal = Entry(

@@ -4,7 +4,7 @@ prices        our price list at the gateway       customers  members as the gate
 checkouts     what is about to be bought,         inbox      webhooks: verified, stored once, handled by looking again
               and the page for it                 sync       the present state of a gateway object, brought over here
 plan_changes  up, down, cancelled, resumed        refunds    money that goes back, disputes
-packs         bought by card or on the page
+packs         bought by card or on the page       shapes     what the gateway's objects say
 
 Every handler is level-triggered: an event only says where to look. What it does is keyed by the object, so it may be done
 twice, late, or in another order, from a webhook, a success page or the hourly catch-up (research: billing, part F).

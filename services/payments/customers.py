@@ -20,6 +20,7 @@ WAYS_TO_PAY = [
 
 
 def require_on() -> None:
+    """Raise Forbidden, naming whom to ask, where nothing is sold."""
     if not gateways().payments.is_on:
         whom = gateways().settings.support_email
         asks = f"Write to {whom}." if whom else "Ask whoever runs this server."
@@ -75,6 +76,7 @@ def choose_test_card(actor: User, kind: str) -> None:
 
 
 def declined(refusal: CardRefused) -> PaymentNeeded:
+    """What a member is told when the bank said no, and the ways on."""
     if refusal.needs_person:
         return PaymentNeeded(
             "Your bank asks you to confirm each payment with this card, which can be done on a payment page only. Nothing was "

@@ -21,7 +21,8 @@ from services.errors import DomainError, Forged, NotFound
 from services.gateways import gateways
 from services.gateways.payments import ForgedEvent, Object, instant
 from services.payments import refunds, sync
-from services.payments.sync import Also, Later, id_of
+from services.payments.shapes import id_of
+from services.payments.sync import Also, Later
 
 FIRST_AGAIN = timedelta(seconds=10)
 MOST_TRIES = 12  # the last of them about a day and a half after the first

@@ -21,7 +21,8 @@ from services.errors import Conflict, Invalid, PaymentNeeded
 from services.gateways import gateways
 from services.gateways.payments import CardRefused, Object
 from services.payments import checkouts, customers, prices
-from services.payments.sync import close_checkout, id_of, sync_invoice, sync_subscription
+from services.payments.shapes import id_of
+from services.payments.sync import close_checkout, sync_invoice, sync_subscription
 from services.subscriptions.periods import share
 
 

@@ -14,7 +14,8 @@ from services import credits
 from services.errors import Conflict, Unavailable
 from services.gateways import gateways
 from services.gateways.payments import Object
-from services.payments.sync import LOOKS, Also, Later, id_of, nothing, sync_intent, sync_subscription, user_of_customer
+from services.payments.shapes import id_of
+from services.payments.sync import LOOKS, Also, Later, nothing, sync_intent, sync_subscription, user_of_customer
 
 LOST, WON = ("lost",), ("won", "warning_closed")
 

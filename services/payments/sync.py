@@ -7,7 +7,7 @@ between our look and our writing, the look is repeated, so an older state never 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from services.errors import Conflict, Unavailable
 from services.gateways import gateways
 from services.gateways.payments import Object, instant
 from services.payments import prices
+from services.payments.shapes import id_of, intent_of_invoice, paying, period_of, subscription_of_invoice
 from services.subscriptions import periods
 
 GRACE = timedelta(days=7)
@@ -115,30 +116,9 @@ def sync_invoice(gateway_id: str, also: Also = nothing) -> None:
         also()
 
 
-def subscription_of_invoice(invoice: Object) -> str | None:
-    """The subscription an invoice is for: under `parent` since API version 2025-03-31, at the top before."""
-    details = ((invoice.get("parent") or {}).get("subscription_details")) or {}
-    return id_of(details.get("subscription") or invoice.get("subscription"))
-
-
-def intent_of_invoice(invoice: Object) -> str | None:
-    """The payment an invoice was paid by: under `payments` since API version 2025-03-31, at the top before."""
-    return id_of(_paying(invoice).get("payment_intent") or invoice.get("payment_intent"))
-
-
 def user_of_customer(customer: Any) -> int | None:
     """Who the gateway's customer is here."""
     return db.session.scalar(select(User.id).where(User.customer_id == id_of(customer)))
-
-
-def period_of(given: Object) -> tuple[datetime, datetime]:
-    """The bounds of what is paid for: on the item since 2025-03-31, on the subscription before. Raises ValueError."""
-    item = (given.get("items") or {}).get("data", [{}])[0]
-    start = instant(item.get("current_period_start") or given.get("current_period_start"))
-    end = instant(item.get("current_period_end") or given.get("current_period_end"))
-    if start is None or end is None:
-        raise ValueError(f"subscription {given.get('id')} of the gateway says no period")
-    return start, end
 
 
 def _apply(known: Subscription | None, given: Object) -> None:
@@ -334,17 +314,12 @@ def _note_invoice(invoice: Object, user_id: int, subscription: Subscription | No
     payment.amount_cents = max(payment.amount_cents, max(0, total))
     payment.url = invoice.get("hosted_invoice_url")
     payment.intent_id = intent_of_invoice(invoice) or payment.intent_id
-    payment.charge_id = id_of(_paying(invoice).get("charge") or invoice.get("charge")) or payment.charge_id
+    payment.charge_id = id_of(paying(invoice).get("charge") or invoice.get("charge")) or payment.charge_id
     if paid:
         payment.paid_at = payment.paid_at or instant((invoice.get("status_transitions") or {}).get("paid_at")) or now()
     db.session.flush()
     if paid:
         credits.sale(user_id, payment.id, payment.amount_cents, reason=what)
-
-
-def _paying(invoice: Object) -> Object:
-    found = ((invoice.get("payments") or {}).get("data") or [{}])[0].get("payment")
-    return found if isinstance(found, dict) else {}
 
 
 def _words(invoice: Object, subscription: Subscription | None) -> str:
@@ -393,9 +368,3 @@ def _version(gateway_id: str) -> int | None:
 def _raise_version(subscription_id: int, version: int | None) -> bool:
     raised = update(Subscription).where(Subscription.id == subscription_id, Subscription.version == version)
     return changed(raised.values(version=Subscription.version + 1))
-
-
-def id_of(given: Any) -> str | None:
-    """An id, whether the gateway gave it alone or as the whole object."""
-    found = given.get("id") if isinstance(given, dict) else given
-    return str(found) if found else None
