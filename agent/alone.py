@@ -16,6 +16,7 @@ from typing import Any
 from . import hardware, recipes, runner, settings
 from .protocol import JobSpec
 from .screen import Progress
+from .scripts.terms import Terms
 from .settings import Timings
 from .spool import Spool, SpoolReader
 
@@ -42,10 +43,10 @@ def run_alone(path: Path, folder: Path | None, timings: Timings) -> int:
 
     Run again with the same folder it goes on from the last checkpoint. Raises BadSpec.
     """
-    missing = hardware.missing()
+    spec = read_spec(path)
+    missing = hardware.missing() if spec.recipe != "script" else []
     if missing:
         raise BadSpec(f"This Python lacks {', '.join(missing)}. Install it with: {hardware.install_command()}")
-    spec = read_spec(path)
     home = (folder or Path(spec.name.replace("/", "-"))).expanduser().resolve()
     attempts = home / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def run_alone(path: Path, folder: Path | None, timings: Timings) -> int:
     teller = _Teller(SpoolReader(spool.folder))
     final = runner.run(
         spec, home, spool, LocalDepot(), runner.SpawnedChild(home, settings.without_key(os.environ)), _Keys().order,
-        timings=timings,
+        timings=timings, terms=_own_terms(spec, home).as_dict(),
     )  # fmt: skip
     teller.close()
     spool.close()
@@ -76,7 +77,7 @@ def read_spec(path: Path) -> JobSpec:
     recipe = given.get("recipe", "language")
     if recipe not in recipes.CATALOG:
         raise BadSpec(f"{path}: there is no recipe {recipe!r}. There are: {', '.join(recipes.CATALOG)}.")
-    base = str(given.get("base_model", recipes.YARD_TINY))
+    base = str(given.get("base_model", recipes.YARD_TINY if recipe != "script" else recipes.NO_BASE_MODEL))
     parameters = given.get("parameters", {})
     if not isinstance(parameters, dict):
         raise BadSpec(f"{path}: `parameters` must be an object.")
@@ -86,12 +87,18 @@ def read_spec(path: Path) -> JobSpec:
     if not isinstance(given.get("data"), str):
         raise BadSpec(f"{path}: `data` must name the data file.")
     data = (path.parent / given["data"]).expanduser().resolve()
-    if not data.is_file():
-        raise BadSpec(f"{path}: there is no file {data}.")
+    if not (data.is_dir() if recipe == "script" else data.is_file()):
+        raise BadSpec(f"{path}: there is no {'folder' if recipe == 'script' else 'file'} {data}.")
     return JobSpec(
         job=0, attempt=1, name=str(given.get("name") or path.stem), recipe=recipe, parameters=resolved,
         data={"kind": "file", "path": str(data)}, mapping=given.get("mapping"), base_model=base, base_name=base,
     )  # fmt: skip
+
+
+def _own_terms(spec: JobSpec, home: Path) -> Terms:
+    """Whoever starts a script at their own terminal allows it everything they may do themselves."""
+    roots = ("/",) if spec.recipe == "script" else ()
+    return Terms(roots, environment=tuple(os.environ), environments=str(home / "environments"))
 
 
 def _object(path: Path) -> dict[str, Any]:

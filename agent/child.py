@@ -118,6 +118,8 @@ def _carry_out(given: Report, report: Reporter, stop: StopFlag) -> Report:
         stop_requested=stop,
         checkpoint_seconds=given["checkpoint_seconds"],
         private_data=given["private_data"],
+        grace_seconds=given["grace_seconds"],
+        terms=given["terms"],
     )
     outcome = recipe.train(assignment)
     return {"outcome": outcome, "cause": None, "message": None, "advice": None}

@@ -1,7 +1,7 @@
 """The words agent and server speak over one WebSocket: JSON text frames of at most 64 KiB, one message a frame.
 
 Delivery is at least once and storing is exactly once. Each record of a job is numbered from 1 in its stream
-(`log`, `metrics`, `event`) when it enters the spool; the server stores (job, attempt, stream, number) once, commits, and
+(`log`, `metrics`, `event`, `samples`) when it enters the spool; the server stores (job, attempt, stream, number) once, commits, and
 acknowledges cumulatively. An attempt is the fencing token: whatever carries an old one is refused with `stale_attempt`.
 An order (`job_offer`, `job_stop`) is a row in the server's database first, so a lost frame is repeated at the next hello.
 
@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 65_536
-STREAMS = ("log", "metrics", "event")
+STREAMS = ("log", "metrics", "event", "samples")
 OUTCOMES = ("completed", "stopped", "cancelled", "failed")
 CAUSES = (
     "member_code",

@@ -55,6 +55,7 @@ def supervise(path: Path) -> int:
             NotedChild(attempt, settings.without_key(os.environ)),
             lambda: attempt.order() or asked_to_end.order,
             timings=timings,
+            terms=task.terms.as_dict(),
         )
         spool.close()
     return 0

@@ -6,7 +6,7 @@
         jobs/<server>/<job>/      the folder of a job: data/, base/, and what the recipe keeps (checkpoints/, output/)
             job.json              what the job is about; another job of the same number does not get its checkpoints
             attempts/<n>/
-                task.json         the order: spec with its token, server, roots
+                task.json         the order: spec with its token, server, what the member allows
                 supervisor.json   pid and fingerprint of the supervisor
                 child.json        the same of the training, with its mark
                 order             stop, cancel or kill
@@ -36,6 +36,7 @@ from urllib.parse import urlsplit
 from .files import write_atomically
 from .protocol import JobSpec
 from .runner import processes
+from .scripts.terms import Terms
 from .settings import Timings
 
 FOLDER = ".trainyard"
@@ -60,16 +61,17 @@ class Task:
 
     spec: JobSpec
     server_url: str
-    roots: tuple[str, ...]
+    terms: Terms
     timings: Timings
 
     def as_text(self) -> str:
-        return json.dumps({"spec": self.spec.as_dict(), "server_url": self.server_url, "roots": self.roots})
+        told = {"spec": self.spec.as_dict(), "server_url": self.server_url, "terms": self.terms.as_dict()}
+        return json.dumps(told)
 
     @classmethod
     def from_text(cls, text: str, timings: Timings) -> Task:
         given = json.loads(text)
-        return cls(JobSpec.from_dict(given["spec"]), given["server_url"], tuple(given["roots"]), timings)
+        return cls(JobSpec.from_dict(given["spec"]), given["server_url"], Terms.from_dict(given["terms"]), timings)
 
 
 class AttemptFolder:

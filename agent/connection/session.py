@@ -24,7 +24,7 @@ from .offers import checked_spec, not_understood
 from .window import FRAME_MARGIN, Window
 
 BATCH_BYTES = 48_000
-STREAMS_IN_ORDER = ("event", "metrics", "log")
+STREAMS_IN_ORDER = ("event", "metrics", "log", "samples")
 MOST_BAD_FRAMES = 10
 
 Tell = Callable[[str, str], None]

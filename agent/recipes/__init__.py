@@ -7,51 +7,45 @@ torch. The recipes themselves are modules beside this one; `load` imports one wh
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-YARD_TINY = "yard-tiny"
-HELD_OUT_SHARE = 0.02
-HELD_OUT_MOST = 200
-HELD_OUT_FROM = 100
+from .language_settings import LANGUAGE, YARD_TINY, default_learning_rate, held_out_target, steps_for, total_steps
+from .parameters import Parameter, Recipe
+from .script_settings import NO_BASE_MODEL, SCRIPT
 
+__all__ = [
+    "CATALOG",
+    "LANGUAGE",
+    "NO_BASE_MODEL",
+    "SCRIPT",
+    "YARD_TINY",
+    "Assignment",
+    "Parameter",
+    "Recipe",
+    "check",
+    "default_learning_rate",
+    "held_out_target",
+    "load",
+    "steps_for",
+    "total_steps",
+]
 
-@dataclass(frozen=True)
-class Parameter:
-    """One setting of a recipe. `default` is None where the default depends on other settings or is "not set"."""
-
-    name: str
-    kind: Literal["int", "float", "choice"]
-    label: str
-    explanation: str
-    default: int | float | str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to train: its settings, and the module whose `train(assignment)` carries it out."""
-
-    name: str
-    label: str
-    parameters: tuple[Parameter, ...]
-    module: str
+CATALOG: dict[str, Recipe] = {recipe.name: recipe for recipe in (LANGUAGE, SCRIPT)}
 
 
 @dataclass(frozen=True)
 class Assignment:
     """Everything a recipe needs to carry out one job in the current process.
 
-    `report(kind, **fields)` takes the kinds stage, metrics, checkpoint and facts. `folder` is the job's own: the
+    `report(kind, **fields)` takes the kinds stage, metrics, checkpoint, facts and sample. `folder` is the job's own: the
     recipe keeps `checkpoints/` and `output/` in it. `private_data` says that the data may not leave this machine:
-    then no report and no log line carries any of its content.
+    then no report and no log line carries any of its content. `grace_seconds` is how long a stop may take. `terms` is
+    what whoever runs the job allows it, as plain data; `agent.scripts.terms` reads it.
     """
 
     parameters: dict[str, Any]
@@ -65,66 +59,8 @@ class Assignment:
     stop_requested: Callable[[], bool]
     checkpoint_seconds: float = 300.0
     private_data: bool = False
-
-
-LANGUAGE = Recipe(
-    name="language",
-    label="Language model",
-    module="agent.recipes.language",
-    parameters=(
-        Parameter(
-            "method", "choice", "Method",
-            "LoRA trains a small adapter beside the frozen model: less memory, a small file. "
-            "Full training changes every weight.",
-            default="lora", choices=("lora", "full"),
-        ),
-        Parameter(
-            "epochs", "float", "Epochs",
-            "How often each row is read. One is enough for most data; with more than three it may learn them by heart.",
-            default=1.0, minimum=0.001, maximum=1000,
-        ),
-        Parameter(
-            "max_steps", "int", "Steps",
-            "Instead of epochs: stop after this many optimizer steps, whatever the size of the data.",
-            minimum=1, maximum=1_000_000,
-        ),
-        Parameter(
-            "learning_rate", "float", "Learning rate",
-            "How far each step moves the weights. Left empty it fits the method: 0.0002 for LoRA, 0.00005 for full "
-            "training. yard-tiny has never been trained and starts from chance, so there it is 0.003 and 0.002.",
-            minimum=1e-8, maximum=1.0,
-        ),
-        Parameter(
-            "lora_rank", "int", "LoRA rank",
-            "Size of the adapter. 8 to 32 suits most data; a higher rank can learn more and takes more memory.",
-            default=16, minimum=1, maximum=256,
-        ),
-        Parameter(
-            "batch_size", "int", "Batch size",
-            "Examples per optimizer step. They are cut into smaller pieces by themselves when memory is short, "
-            "with the same result.",
-            default=8, minimum=1, maximum=1024,
-        ),
-        Parameter(
-            "max_length", "int", "Longest example",
-            "In tokens. Longer rows are shortened as the next setting says; memory and time grow with it.",
-            default=512, minimum=16, maximum=32_768,
-        ),
-        Parameter(
-            "truncation", "choice", "Rows that are too long",
-            "keep_tail leaves out the beginning of the prompt and keeps the answer; drop leaves the row out; "
-            "split makes several examples of it. What happened to how many rows is shown.",
-            default="keep_tail", choices=("keep_tail", "drop", "split"),
-        ),
-        Parameter(
-            "seed", "int", "Seed",
-            "The same seed, data and settings give the same model on the same kind of machine.",
-            default=42, minimum=0, maximum=2**32 - 1,
-        ),
-    ),
-)  # fmt: skip
-
-CATALOG: dict[str, Recipe] = {LANGUAGE.name: LANGUAGE}
+    grace_seconds: float = 10.0
+    terms: dict[str, Any] = field(default_factory=dict)
 
 
 def check(recipe: str, given: dict[str, Any], base_model: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -144,46 +80,11 @@ def check(recipe: str, given: dict[str, Any], base_model: str | None = None) -> 
     resolved: dict[str, Any] = {}
     for parameter in parameters:
         value = given.get(parameter.name)
-        if value is None:
-            resolved[parameter.name] = None
-            continue
         try:
-            resolved[parameter.name] = _checked(parameter, value)
+            resolved[parameter.name] = None if value is None else parameter.checked(value)
         except ValueError as refusal:
             errors[parameter.name] = str(refusal)
-    if not errors:
-        errors = _contradictions(resolved)
-    if errors:
-        return resolved, errors
-    return _with_defaults(parameters, resolved, base_model), {}
-
-
-def default_learning_rate(method: str, base_model: str | None) -> float:
-    """The learning rate when none is given. yard-tiny starts from random weights and needs much larger steps than a
-    model that already knows something; the figures for it were measured on school-maths answers (4,000 rows)."""
-    if base_model == YARD_TINY:
-        return 0.003 if method == "lora" else 0.002
-    return 2e-4 if method == "lora" else 5e-5
-
-
-def held_out_target(rows: int) -> int:
-    """How many rows are held out to measure on: 2 %, at most 200, none below 100 rows."""
-    return min(HELD_OUT_MOST, round(rows * HELD_OUT_SHARE)) if rows >= HELD_OUT_FROM else 0
-
-
-def steps_for(examples: int, parameters: dict[str, Any]) -> int:
-    """Optimizer steps for this many training examples; the last batch of an epoch may be short."""
-    if parameters.get("max_steps"):
-        return int(parameters["max_steps"])
-    per_epoch = math.ceil(examples / int(parameters["batch_size"]))
-    # Rounded first: 1.1 epochs of 10 steps are 11, although 1.1 * 10 is a hair above 11 in binary.
-    return max(1, math.ceil(round(float(parameters["epochs"]) * per_epoch, 6)))
-
-
-def total_steps(rows: int, parameters: dict[str, Any]) -> int:
-    """Optimizer steps of a job over a data set of `rows` rows, as far as the number of rows alone tells: rows that
-    turn out too long may be dropped or split and change it. Pure, so a page can quote before anything is read."""
-    return steps_for(max(1, rows - held_out_target(rows)), parameters)
+    return (resolved, errors) if errors else CATALOG[recipe].settle(resolved, base_model)
 
 
 def load(recipe: str) -> ModuleType:
@@ -194,52 +95,3 @@ def load(recipe: str) -> ModuleType:
     # torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return importlib.import_module(CATALOG[recipe].module)
-
-
-def _checked(parameter: Parameter, value: object) -> int | float | str:
-    if parameter.kind == "choice":
-        if not isinstance(value, str) or value not in parameter.choices:
-            raise ValueError(f"{parameter.label} must be one of {', '.join(parameter.choices)}.")
-        return value
-    low, high = parameter.minimum, parameter.maximum
-    noun = "a whole number" if parameter.kind == "int" else "a number"
-    sentence = f"{parameter.label} must be {noun} from {_plain(low)} to {_plain(high)}."
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(sentence)
-    # The range comes first: it refuses NaN and infinities, and integers too large for a float.
-    if not (low is not None and high is not None and low <= value <= high):
-        raise ValueError(sentence)
-    if parameter.kind == "float":
-        return float(value)
-    if value != int(value):
-        raise ValueError(sentence)
-    return int(value)
-
-
-def _contradictions(resolved: dict[str, Any]) -> dict[str, str]:
-    errors = {}
-    if resolved.get("epochs") is not None and resolved.get("max_steps") is not None:
-        errors["max_steps"] = "Give either epochs or max_steps, not both: each of them says when to stop."
-    if resolved.get("method") == "full" and resolved.get("lora_rank") is not None:
-        errors["lora_rank"] = "The rank belongs to LoRA. Leave it out for full training, or choose the method lora."
-    return errors
-
-
-def _with_defaults(
-    parameters: tuple[Parameter, ...], resolved: dict[str, Any], base_model: str | None
-) -> dict[str, Any]:
-    filled: dict[str, Any] = {p.name: p.default if resolved[p.name] is None else resolved[p.name] for p in parameters}
-    if filled["max_steps"] is not None:
-        filled["epochs"] = None
-    if filled["method"] == "full":
-        filled["lora_rank"] = None
-    if filled["learning_rate"] is None:
-        filled["learning_rate"] = default_learning_rate(filled["method"], base_model)
-    return filled
-
-
-def _plain(number: float | None) -> str:
-    """A bound as a person writes it: 1e-08 becomes 0.00000001, 1000000 becomes 1,000,000."""
-    if number is None:
-        return "any"
-    return f"{number:,.8f}".rstrip("0").rstrip(".")

@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..errors import AgentFailed, Fatal, JobFailed
 from ..masking import SecretMasker
@@ -85,18 +85,20 @@ def run(
     *,
     blame: str = "member_machine",
     timings: Timings | None = None,
+    terms: dict[str, Any] | None = None,
 ) -> Final:
     """Execute one attempt and return how it ended; the spool is finished then, and no process of the job is alive.
 
     `folder` belongs to the job: an earlier attempt's checkpoints in it are picked up. `orders` answers stop, cancel,
     kill or None. `blame` is the cause of failures nobody foresaw: `member_machine` there, `platform` on the server.
+    `terms` is what a script is allowed here (`scripts.terms`).
     """
     timings = timings or Timings()
     masker = SecretMasker.from_environment(os.environ, spec.token)
     recorder = Recorder(spool, spec, masker, timings)
     watch = Orders(orders, timings.orders)
     try:
-        final = _execute(spec, folder, recorder, depot, child, watch, blame, timings)
+        final = _execute(spec, folder, recorder, depot, child, watch, blame, timings, terms or {})
     except _Interrupted:
         final = watch.final()
     except Withdrawn as reason:
@@ -125,9 +127,11 @@ def _execute(
     orders: Orders,
     blame: str,
     timings: Timings,
+    terms: dict[str, Any],
 ) -> Final:
     stages = _Stages(recorder, orders, timings)
-    recorder.event("stage", stage="prepare", message="Fetching the data and the base model.")
+    what = "the script" if spec.recipe == "script" else "the data and the base model"
+    recorder.event("stage", stage="prepare", message=f"Fetching {what}.")
     data = stages.work("prepare", lambda say: depot.fetch_data(spec, folder, say))
     base = stages.work("prepare", lambda say: depot.fetch_base(spec, folder, say))
     assignment = {
@@ -140,14 +144,16 @@ def _execute(
         "folder": str(folder),
         "name": spec.name,
         "checkpoint_seconds": CHECKPOINT_SECONDS,
-        "private_data": spec.data.get("kind") == "local",
+        "private_data": recorder.is_private,
         "blame": blame,
+        "grace_seconds": spec.grace_seconds,
+        "terms": terms,
     }
     final = Training(spec, folder, recorder, child, orders, blame, timings).run(assignment)
     if final.outcome != "completed":
         return final
     recorder.gather(end=True)
-    recorder.event("stage", stage="upload", message="Saving the trained model.")
+    recorder.event("stage", stage="upload", message="Saving what it made.")
     stages.work("upload", lambda say: depot.deliver(spec, folder / OUTPUT, say))
     recorder.event("stage", stage="done", message="Done.")
     return final

@@ -15,7 +15,8 @@ from ..spool import MAX_ITEM_BYTES, Item
 CHUNK_CHARACTERS = 7_000  # four bytes a character at most, so a chunk fits a record
 LONGEST_LINE = 65_536
 MAX_METRIC_STEPS = 256
-MAX_METRIC_NAMES = 100
+MAX_METRIC_NAMES = 500
+NAMES_IN_ONE_ITEM = 100
 MAX_NAME = 60
 MAX_REPORT = 1 << 20
 
@@ -107,19 +108,24 @@ class MetricColumns:
 
     def add(self, step: int, values: dict[str, Any]) -> None:
         point = {name[:MAX_NAME]: _number(value) for name, value in values.items() if self._known(name[:MAX_NAME])}
-        if not point:
-            return
-        item = self._items[-1] if self._items else None
-        if item is None or list(item["values"]) != list(point) or not self._has_room(item):
-            item = {"steps": [], "values": {name: [] for name in point}}
-            self._items.append(item)
-        item["steps"].append(step)
-        for name, value in point.items():
-            item["values"][name].append(value)
+        names = list(point)
+        for start in range(0, len(names), NAMES_IN_ONE_ITEM):
+            together = names[start : start + NAMES_IN_ONE_ITEM]
+            item = self._item(together)
+            item["steps"].append(step)
+            for name in together:
+                item["values"][name].append(point[name])
 
     def take(self) -> list[Item]:
         items, self._items = self._items, []
         return items
+
+    def _item(self, names: list[str]) -> Item:
+        item = self._items[-1] if self._items else None
+        if item is None or list(item["values"]) != names or not self._has_room(item):
+            item = {"steps": [], "values": {name: [] for name in names}}
+            self._items.append(item)
+        return item
 
     def _known(self, name: str) -> bool:
         if name not in self._names and len(self._names) >= MAX_METRIC_NAMES:

@@ -23,7 +23,8 @@ class Recorder:
     def __init__(self, spool: Spool, spec: JobSpec, masker: SecretMasker, timings: Timings) -> None:
         self.spool = spool
         self.end: Item | None = None
-        self._is_private = spec.data.get("kind") == "local"
+        # What a member's own script prints and shows is theirs to show.
+        self.is_private = spec.data.get("kind") == "local" and spec.recipe != "script"
         self._masker = masker
         self._timings = timings
         self._log = LogText(masker)
@@ -75,7 +76,7 @@ class Recorder:
         if self._log.replaced:
             self.line(f"({self._log.replaced} bytes of this log were not UTF-8 and are shown as \ufffd.)")
         if self._metrics.refused:
-            self.line(f"({self._metrics.refused} values were left out: a job may have 100 different metrics.)")
+            self.line(f"({self._metrics.refused} values were left out: a job may have 500 different metrics.)")
         if self._reports.unreadable:
             self.line(f"({self._reports.unreadable} reports of the training could not be read.)")
         self.gather(end=True)
@@ -88,13 +89,15 @@ class Recorder:
             step, values = report.get("step"), report.get("values")
             if isinstance(step, int) and 0 <= step < 2**31 and isinstance(values, dict):
                 self._metrics.add(step, values)
-        elif not (self._is_private and kind in _SHOWS_ROWS):
+        elif kind == "sample" and not self.is_private:
+            self.spool.append("samples", self._masker.mask({n: value for n, value in report.items() if n != "kind"}))
+        elif not (self.is_private and kind in _SHOWS_ROWS):
             # What came before on the other stream is spooled first, so a checkpoint is never ahead of its steps.
             self._spool_metrics()
             self.event(kind, **self._without_rows(report))
 
     def _without_rows(self, report: Item) -> Item:
-        hidden = ("kind", *_SHOWS_ROWS) if self._is_private else ("kind",)
+        hidden = ("kind", *_SHOWS_ROWS) if self.is_private else ("kind",)
         return {name: value for name, value in report.items() if name not in hidden}
 
     def _spool_metrics(self) -> None:

@@ -69,7 +69,7 @@ class Training:
     def run(self, assignment: dict[str, Any]) -> Final:
         memory_kills = processes.out_of_memory_kills()
         self.child.start(assignment)
-        meter = Meter(self.timings.figures)
+        meter = Meter(self.timings.figures, self.folder)
         pipes = _Pipes({self.child.stdout: self.recorder.printed, self.child.events: self.recorder.reported})
         try:
             while (code := self.child.poll()) is None:

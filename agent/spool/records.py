@@ -25,6 +25,5 @@ def pack(stream: str, number: int, payload: bytes) -> bytes:
 
 def empty_item(stream: str) -> Item:
     """What is read in place of a record that no longer exists; the server stores it like any other."""
-    if stream == "log":
-        return {"text": ""}
-    return {"steps": [], "values": {}} if stream == "metrics" else {"kind": "gap"}
+    empty: dict[str, Item] = {"log": {"text": ""}, "metrics": {"steps": [], "values": {}}, "event": {"kind": "gap"}}
+    return empty.get(stream, {})

@@ -33,7 +33,7 @@ class ServerDepot:
     def fetch_data(self, spec: JobSpec, folder: Path, say: Say) -> Path:
         """Download the data set, or check again that the local file lies inside a root. Raises JobFailed, Withdrawn."""
         if spec.data["kind"] == "local":
-            return self._local(str(spec.data["path"]), "file", "data")
+            return self._local(str(spec.data["path"]), "folder" if spec.recipe == "script" else "file", "data")
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", str(spec.data["name"]))[-80:].lstrip(".") or "data"
         with self._refusals("data"):
             return download(
@@ -79,7 +79,7 @@ class ServerDepot:
 
     def _local(self, text: str, kind: Any, cause: str) -> Path:
         try:
-            return resolve_inside(text, [Path(root) for root in self._task.roots], kind)
+            return resolve_inside(text, [Path(root) for root in self._task.terms.roots], kind)
         except PathRefused as refusal:
             raise JobFailed(cause, str(refusal), "Mend that on the machine, then press retry.") from None
 

@@ -38,7 +38,9 @@ def install() -> None:
     """Enter the recipe in the catalogue of this process."""
     from agent import recipes
 
-    recipes.CATALOG["pretend"] = recipes.Recipe("pretend", "Pretend", recipes.LANGUAGE.parameters, "pretend_recipe")
+    recipes.CATALOG["pretend"] = recipes.Recipe(
+        "pretend", "Pretend", recipes.LANGUAGE.parameters, "pretend_recipe", recipes.LANGUAGE.settle
+    )
     if str(Path(__file__).parent) not in sys.path:
         sys.path.append(str(Path(__file__).parent))
 

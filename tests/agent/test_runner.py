@@ -23,7 +23,7 @@ from agent.protocol import JobSpec
 from agent.runner import Final, ForkedChild, SpawnedChild, Withdrawn, processes
 from agent.runner.output import LogText, MetricColumns, ReportLines, fitting
 from agent.settings import Timings
-from agent.spool import Spool, SpoolReader
+from agent.spool import MAX_ITEM_BYTES, Spool, SpoolReader
 from tests.agent import pretend_recipe
 
 TIMINGS = Timings(
@@ -421,12 +421,13 @@ def test_metrics_keep_their_order_and_are_numbers_or_nothing(points: list[tuple[
         json.dumps(item, allow_nan=False)
 
 
-def test_no_more_than_a_hundred_metric_names() -> None:
+def test_no_more_than_five_hundred_metric_names_and_each_record_fits() -> None:
     columns = MetricColumns()
-    for number in range(150):
-        columns.add(1, {f"m{number}": 1.0})
-    assert len({name for item in columns.take() for name in item["values"]}) == 100
+    columns.add(1, {f"{number:03}{'ü' * 60}": 1.0 for number in range(550)})
+    items = columns.take()
+    assert len({name for item in items for name in item["values"]}) == 500
     assert columns.refused == 50
+    assert all(len(json.dumps(item, ensure_ascii=False).encode()) <= MAX_ITEM_BYTES for item in items)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))

@@ -12,6 +12,7 @@ from agent.addresses import http_base
 from agent.errors import JobFailed
 from agent.protocol import JobSpec
 from agent.runner import Withdrawn
+from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.transfers import retries
 from agent.transfers.depot import ServerDepot, safe_name
@@ -200,7 +201,9 @@ def depot(site: FakeServer, *roots: Path, **fields: Any) -> tuple[ServerDepot, J
         "base_model": "yard-tiny", "base_name": "yard-tiny", "token": "tj_1_1_token", **fields,
     }  # fmt: skip
     spec = JobSpec(**given)
-    return ServerDepot(Task(spec, site.url, tuple(str(root) for root in roots), Timings(request=3.0))), spec
+    return ServerDepot(
+        Task(spec, site.url, Terms(roots=tuple(str(root) for root in roots)), Timings(request=3.0))
+    ), spec
 
 
 def test_the_depot_brings_a_data_set_under_a_harmless_name(site: FakeServer, tmp_path: Path) -> None:

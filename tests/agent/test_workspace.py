@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.protocol import JobSpec
+from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Final, Spool, SpoolReader
 from agent.supervisor import end_for
@@ -29,7 +30,7 @@ def spec(**fields: Any) -> JobSpec:
 
 def with_checkpoint(workspace: Workspace, one: JobSpec) -> Path:
     workspace.make_room_for(one)
-    workspace.attempt(one.job, one.attempt).write_task(Task(one, URL, (), Timings()))
+    workspace.attempt(one.job, one.attempt).write_task(Task(one, URL, Terms(), Timings()))
     kept = workspace.jobs / str(one.job) / "checkpoints" / "checkpoint-5"
     kept.mkdir(parents=True)
     return kept
@@ -101,7 +102,7 @@ def test_data_stays_for_a_job_that_can_go_on_and_goes_for_one_that_cannot(tmp_pa
 
 def test_an_order_is_never_weakened(tmp_path: Path) -> None:
     folder = Workspace(tmp_path, URL).attempt(3, 1)
-    folder.write_task(Task(spec(), URL, (), Timings()))
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
     assert folder.order() is None
     for order, stands in (("stop", "stop"), ("kill", "kill"), ("stop", "kill"), ("cancel", "kill")):
         folder.give_order(order)
@@ -110,7 +111,7 @@ def test_an_order_is_never_weakened(tmp_path: Path) -> None:
 
 def test_a_process_of_the_same_number_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
     folder = Workspace(tmp_path, URL).attempt(3, 1)
-    folder.write_task(Task(spec(), URL, (), Timings()))
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
     folder.note_process("supervisor", os.getpid())
     assert folder.is_supervised()
     (folder.path / "supervisor.json").write_text(json.dumps({"pid": os.getpid(), "known_as": "other/17"}))
@@ -120,7 +121,7 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_supervisor(tmp_path: 
 
 def test_the_end_of_an_abandoned_supervisor_is_written_once(tmp_path: Path) -> None:
     folder = Workspace(tmp_path, URL).attempt(3, 1)
-    folder.write_task(Task(spec(), URL, (), Timings()))
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
     spool = Spool(folder.spool)
     spool.append("log", {"text": "so far\n"})
     spool.close()
@@ -133,7 +134,7 @@ def test_the_end_of_an_abandoned_supervisor_is_written_once(tmp_path: Path) -> N
 
 def test_an_end_that_was_written_already_stands(tmp_path: Path) -> None:
     folder = Workspace(tmp_path, URL).attempt(3, 1)
-    folder.write_task(Task(spec(), URL, (), Timings()))
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
     Spool(folder.spool).finish(Final("completed"))
     end_for(folder, "It was killed.")
     final = SpoolReader(folder.spool).final

@@ -1,0 +1,159 @@
+"""The recipe `script`: a member's own, unmodified training script.
+
+Read `train` first, then downwards. This process only starts the script and follows it; the script's code never runs in
+it. On a member's machine the script runs in its own folder with the member's rights; on the server in a box. The parts
+are in `agent.scripts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agent import sandbox
+from agent.errors import AgentFailed, JobFailed
+from agent.recipes import Assignment
+from agent.sandbox import Box, Limits, Verdict
+from agent.scripts import environment, interpreter, requirements
+from agent.scripts.follow import Follower, Running, open_events
+from agent.scripts.outputs import collect
+from agent.scripts.own_process import OwnProcess
+from agent.scripts.setup import TOOLS, WORK, Setup, describe, prepare
+
+HELPER = "trainyard.py"
+
+
+class _Stopped(Exception):
+    """A stop was asked for before the script was started."""
+
+
+def train(assignment: Assignment) -> Literal["completed", "stopped"]:
+    """Carry out one job in this process. Raises JobFailed with a cause, a sentence and advice; AgentFailed when the
+    sandbox cannot be had."""
+    assignment.report("stage", stage="prepare", message="Looking at the script.")
+    setup = prepare(assignment)
+    try:
+        with _started(assignment, setup) as (running, stdout, events):
+            assignment.report("stage", stage="train", message="The script is running.")
+            follower = Follower(assignment, setup, running, stdout, events)
+            verdict = follower.to_the_end()
+    except _Stopped:
+        return "stopped"
+    assignment.report("facts", exit_status=verdict.status)
+    if follower.was_stopped and not verdict.is_ours:
+        return "stopped"
+    _refuse_a_bad_end(verdict)
+    _keep_outputs(assignment, setup)
+    return "completed"
+
+
+@contextlib.contextmanager
+def _started(assignment: Assignment, setup: Setup) -> Iterator[tuple[Running, int, int]]:
+    """The running script and the two descriptors to read; nothing of it is left behind."""
+    stdout, stdout_end = os.pipe()
+    tools = (assignment.folder / WORK if setup.terms.sandbox else assignment.folder) / TOOLS
+    events = open_events(tools / "events")
+    (tools / HELPER).write_bytes(pkgutil.get_data("agent.scripts", f"helper/{HELPER}") or b"")
+    try:
+        start = _start_in_a_box if setup.terms.sandbox else _start_as_own
+        running = start(assignment, setup, tools, stdout_end)
+        os.close(stdout_end)
+        stdout_end = -1
+        try:
+            yield running, stdout, events
+        finally:
+            running.close()
+    finally:
+        for descriptor in (stdout, stdout_end, events):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _start_as_own(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:
+    terms, wanted = setup.terms, assignment.parameters.get("environment")
+    python = _own_python(assignment, setup)
+    lacking = environment.missing(wanted, terms.environment, os.environ)
+    if lacking:
+        raise JobFailed(
+            "data",
+            f"The agent may not give the script {', '.join(lacking)}: it was not started with that variable set and "
+            f"--pass-env {lacking[0]}.",
+            "Start the agent that way, or leave the variable out, then press retry.",
+        )
+    given = environment.on_own_machine(os.environ, terms.environment, wanted)
+    checkpoint = None if setup.checkpoint is None else str(setup.checkpoint)
+    line = setup.line(checkpoint)
+    assignment.report("facts", **describe(setup, line, str(python), None, sorted(set(given) & set(terms.environment))))
+    given |= environment.for_the_script(str(tools), checkpoint)
+    return OwnProcess([str(python), *line], setup.root, given, stdout)
+
+
+def _own_python(assignment: Assignment, setup: Setup) -> Path:
+    """The interpreter: named, made for the requirements, or the agent's own."""
+    named = assignment.parameters.get("python")
+    if named:
+        return interpreter.named(named, setup.terms.roots)
+    if setup.requirements is None:
+        return Path(sys.executable)
+
+    def say(message: str) -> None:
+        if assignment.stop_requested():
+            raise _Stopped
+
+    assignment.report("stage", stage="prepare", message="Making an environment for the script.")
+    return interpreter.for_requirements(setup.requirements, Path(setup.terms.environments), say)
+
+
+def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:
+    if setup.requirements is not None:
+        lacking = requirements.unmet(setup.requirements)
+        if lacking:
+            raise JobFailed(
+                "member_code",
+                f"The server does not have {', '.join(lacking)}, which {setup.requirements.name} asks for.",
+                "Leave out what the script can do without, ask the operator to install it, or train on your own machine.",
+            )
+    terms = setup.terms.sandbox
+    lane = int(terms["lane"])
+    limits = Limits.from_json(terms.get("limits") or {})
+    box = Box(assignment.folder / WORK, limits, lane, environment=environment.in_sandbox(os.environ), gpus=_gpus(terms))
+    checkpoint = None if setup.checkpoint is None else box.inside(setup.checkpoint)
+    box.environment |= environment.for_the_script(box.inside(tools), checkpoint)
+    line = setup.line(checkpoint)
+    assignment.report("facts", **describe(setup, line, "the server's", sandbox.LANES[lane], []))
+    try:
+        return box.start([sys.executable, *line], stdout, cwd=box.inside(setup.root))
+    except sandbox.Unavailable as failure:
+        raise AgentFailed(str(failure)) from None
+
+
+def _gpus(terms: Mapping[str, Any]) -> list[int] | None:
+    """The devices of this worker, as it was started; none on a server that trains on its processor."""
+    if terms.get("accelerator") != "cuda":
+        return None
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    return [int(number) for number in named if number.strip().isdigit()]
+
+
+def _refuse_a_bad_end(verdict: Verdict) -> None:
+    if verdict.status == "ok":
+        return
+    if verdict.is_ours:
+        raise AgentFailed(verdict.message)
+    cause = "out_of_memory" if verdict.status == "memory_limit" else "member_code"
+    raise JobFailed(cause, verdict.message, verdict.advice)
+
+
+def _keep_outputs(assignment: Assignment, setup: Setup) -> None:
+    record = {"name": assignment.name, "script": setup.entry, "settings": assignment.parameters}
+    kept, notes = collect(setup, assignment.folder / "output", record)
+    for note in notes:
+        print(f"({note})", flush=True)
+    if not kept:
+        print(f"(No file matched {', '.join(setup.outputs)}, so none is kept.)", flush=True)
+    assignment.report("facts", outputs=kept[:100], outputs_count=len(kept))

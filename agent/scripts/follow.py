@@ -1,0 +1,207 @@
+"""A running script seen from outside: its output goes to the log and is read for curves, its files are noticed, an order
+to stop is passed on. The script knows nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..recipes import Assignment
+from ..sandbox import Verdict
+from .curves import RULES, Curves, HelperLines, Point
+from .event_files import EventFiles
+from .found_files import newest_checkpoint
+from .samples import Samples
+from .setup import Setup
+
+LOOK_SECONDS = 1.0
+FILES_SECONDS = 2.0
+FACTS_SECONDS = 5.0
+AFTER_END_SECONDS = 5.0
+_PIECE = 65_536
+_NOT_PRINTED = ("helper", "tensorboard")
+_MOST_NAMES = 50
+
+
+class Running(Protocol):
+    """A started script: a process of one's own, or one in a box."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def heard(self, count: int) -> None: ...
+    def look(self) -> Verdict | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def verdict(self, code: int) -> Verdict: ...
+    def close(self) -> None: ...
+
+
+class Follower:
+    """Follows one script to its end. `stdout` and `events` are descriptors to read: what it prints, and what the helper
+    `trainyard.log` tells."""
+
+    def __init__(self, assignment: Assignment, setup: Setup, running: Running, stdout: int, events: int) -> None:
+        self._assignment, self._setup, self._running = assignment, setup, running
+        self._stdout, self._events = stdout, events
+        self._curves, self._helper = Curves(), HelperLines()
+        self._event_files = EventFiles(setup.root, setup.since)
+        self._samples = Samples(setup.samples, setup.since)
+        self._step, self._total = 0, 0
+        self._rules: list[dict[str, Any]] = []
+        self._others: dict[str, dict[str, Any]] = {}
+        self._checkpoint: tuple[str, float] | None = None
+        self._files_at = self._facts_at = self._looked_at = 0.0
+        self._stop_at: float | None = None
+        self._selector = selectors.DefaultSelector()
+        for descriptor in (stdout, events):
+            os.set_blocking(descriptor, False)
+            self._selector.register(descriptor, selectors.EVENT_READ)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the script was asked to stop before it ended."""
+        return self._stop_at is not None
+
+    def to_the_end(self) -> Verdict:
+        """Follow the script until it has ended and everything it said is told. Answers how it ended."""
+        sys.stdout.flush()
+        verdict: Verdict | None = None
+        while (code := self._running.poll()) is None:
+            self._pump(0.2)
+            self._pass_on_a_stop()
+            verdict = self._look() or verdict
+            self._look_at_files()
+        self._drain()
+        self._look_at_files(last=True)
+        return verdict or self._running.verdict(code)
+
+    def _pump(self, seconds: float) -> bool:
+        """Wait up to `seconds` and take in what there is; whether there was anything."""
+        ready = self._selector.select(seconds)
+        for key, _ in ready:
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(key.fd, _PIECE)
+                if not data:
+                    self._selector.unregister(key.fd)
+                elif key.fd == self._stdout:
+                    self._printed(data)
+                else:
+                    self._tell(self._helper.feed(data))
+        return bool(ready)
+
+    def _printed(self, data: bytes) -> None:
+        self._running.heard(len(data))
+        left = memoryview(data)
+        while left:
+            left = left[os.write(1, left) :]
+        self._tell(self._curves.feed(data))
+
+    def _drain(self) -> None:
+        """Read the pipes to their end; a descendant that keeps them open is not waited for longer than a moment."""
+        end = time.monotonic() + AFTER_END_SECONDS
+        while self._stdout in self._selector.get_map() and time.monotonic() < end:
+            if not self._pump(0.2) and self._is_alone():
+                break
+        self._selector.unregister(self._events)
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._events, _PIECE):
+                self._tell(self._helper.feed(data))
+        self._tell(self._curves.close())
+        self._selector.close()
+
+    def _is_alone(self) -> bool:
+        """Whether nobody of the script's group is left who could still print."""
+        try:
+            os.killpg(self._running.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return True
+        return False
+
+    def _tell(self, points: Iterable[Point]) -> None:
+        for point in points:
+            self._step = max(self._step, point.step)
+            if point.rule in _NOT_PRINTED:
+                self._note_rule(point)
+            if point.total is not None and point.total != self._total and point.total >= point.step:
+                self._total = point.total
+                self._assignment.report("stage", stage="train", total_steps=point.total, message="Training.")
+            if point.values:
+                self._assignment.report("metrics", step=point.step, values=point.values)
+
+    def _note_rule(self, point: Point) -> None:
+        """Keep count of what came another way than printed, in the same shape as `Curves.rules`."""
+        rule = self._others.setdefault(
+            point.rule, {"rule": point.rule, "label": RULES[point.rule], "example": "", "names": [], "points": 0}
+        )
+        rule["names"] = sorted({*rule["names"], *point.values})[:_MOST_NAMES]
+        rule["points"] += 1
+
+    def _pass_on_a_stop(self) -> None:
+        if self._stop_at is None:
+            if self._assignment.stop_requested():
+                self._stop_at = time.monotonic()
+                self._running.terminate()
+        elif time.monotonic() - self._stop_at > max(0.5, self._assignment.grace_seconds - 1):
+            print("(The script did not end when it was asked to; it was ended by force.)", flush=True)
+            self._running.kill()
+            self._stop_at = float("inf")
+
+    def _look(self) -> Verdict | None:
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return None
+        self._looked_at = time.monotonic()
+        return self._running.look()
+
+    def _look_at_files(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if not last and now - self._files_at < FILES_SECONDS:
+            return
+        self._files_at = now
+        self._tell(self._event_files.poll())
+        for piece in self._samples.poll(self._step, last):
+            self._assignment.report("sample", **piece)
+        for note in (*_taken(self._samples.notes), *_taken(self._event_files.notes)):
+            print(f"({note})", flush=True)
+        self._notice_checkpoint()
+        if last or now - self._facts_at >= FACTS_SECONDS:
+            self._facts_at = now
+            self._tell_rules()
+
+    def _notice_checkpoint(self) -> None:
+        name = newest_checkpoint(self._setup.root, self._setup.checkpoints, self._setup.since)
+        if name is None:
+            return
+        with contextlib.suppress(OSError):
+            state = (name, (self._setup.root / name).stat().st_mtime)
+            if state != self._checkpoint:
+                self._checkpoint = state
+                self._assignment.report("checkpoint", step=self._step, file=name)
+
+    def _tell_rules(self) -> None:
+        rules = [*self._curves.rules(), *self._others.values()]
+        if rules != self._rules:
+            self._rules = [dict(rule) for rule in rules]
+            self._assignment.report("facts", curves=self._rules)
+
+
+def _taken(notes: list[str]) -> list[str]:
+    taken = list(notes)
+    notes.clear()
+    return taken
+
+
+def open_events(path: Path) -> int:
+    """Make the pipe that `trainyard.log` writes to, and open it so that it stays open when a writer leaves."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    os.mkfifo(path, 0o666)
+    path.chmod(0o666)  # in a box the script is another user
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK)

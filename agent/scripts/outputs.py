@@ -1,0 +1,52 @@
+"""What is kept of a finished script: the files its patterns name, copied to `output/` from where the runner delivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .. import sandbox
+from .found_files import matching
+from .setup import Setup
+
+MOST_FILES = 499
+RECORD = "run.json"
+# As the server takes names of artifacts: plain parts, at most four of them.
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
+
+
+def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Copy what is kept to `output`, with `record` as `run.json` beside it.
+
+    Answers what was copied, as name and bytes, and a sentence for each file that could not be. Files are opened without
+    following links: a script may exchange one for a link while it is being copied.
+    """
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    kept, notes = list[dict[str, Any]](), list[str]()
+    for name in matching(setup.root, setup.outputs, setup.since):
+        if len(kept) == MOST_FILES:
+            notes.append(f"Only the first {MOST_FILES} files were kept.")
+            break
+        if not _NAME.fullmatch(name) or name == RECORD:
+            notes.append(f"{name!r} was not kept: names are letters, digits, dot, - and _, in at most four parts.")
+            continue
+        try:
+            size = _copy(setup.root, name, output / name)
+        except OSError as error:
+            notes.append(f"{name} was not kept: {error.strerror or error}.")
+            continue
+        kept.append({"name": name, "bytes": size})
+    (output / RECORD).write_text(json.dumps({**record, "outputs": kept}, indent=2) + "\n", "utf-8")
+    return kept, notes
+
+
+def _copy(root: Path, name: str, target: Path) -> int:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(sandbox.open_output(root, name), "rb") as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+        return copy.tell()

@@ -1,0 +1,95 @@
+"""What a script writes to `samples/`, texts and images, on its way to the job's page.
+
+A file is taken once it has not changed between two looks. It travels in pieces, each small enough for one record:
+
+    {"name", "step", "type": "text" | "png" | "jpeg" | "gif" | "webp", "bytes", "piece", "pieces", "text" | "data"}
+
+`data` is base64. What a file is, is told by its first bytes and not by its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .found_files import files_below
+
+MOST_SAMPLES = 200
+MOST_TEXT_BYTES = 65_536
+MOST_IMAGE_BYTES = 1 << 20
+PIECE_BYTES = 16_384
+_TEXTS = (".txt", ".md", ".log", ".json", ".jsonl", ".csv")
+_IMAGES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
+_STEP = re.compile(r"(\d{1,9})(?!.*\d)")
+
+Piece = dict[str, Any]
+
+
+class Samples:
+    """Looks into one folder again and again and answers what is new in it, in pieces."""
+
+    def __init__(self, folder: Path, since: float) -> None:
+        self._folder, self._since = folder, since
+        self._seen: dict[str, tuple[float, int]] = {}
+        self._taken: dict[str, tuple[float, int]] = {}
+        self.notes: list[str] = []
+
+    def poll(self, step: int, last: bool = False) -> Iterator[Piece]:
+        """The pieces of every file that is new and at rest; `step` is told with those whose name has no number.
+
+        With `last`, when the script has ended, nothing is waited for.
+        """
+        for name, facts in files_below(self._folder, 2):
+            state = (facts.st_mtime, facts.st_size)
+            at_rest = last or self._seen.get(name) == state
+            self._seen[name] = state
+            if facts.st_mtime < self._since or not at_rest or self._taken.get(name) == state:
+                continue
+            if len(self._taken) >= MOST_SAMPLES and name not in self._taken:
+                if len(self._taken) == MOST_SAMPLES:
+                    self._taken[""] = state
+                    self.notes.append(f"Only the first {MOST_SAMPLES} samples are shown.")
+                continue
+            self._taken[name] = state
+            yield from self._pieces(name, facts.st_size, step)
+
+    def _pieces(self, name: str, size: int, step: int) -> Iterator[Piece]:
+        if size > MOST_IMAGE_BYTES:
+            self.notes.append(
+                f"The sample {name} is not shown: it has {size:,} bytes, at most {MOST_IMAGE_BYTES:,} are."
+            )
+            return
+        try:
+            data = (self._folder / name).read_bytes()
+        except OSError:
+            return
+        kind = kind_of(name, data)
+        if kind is None or (kind == "text" and len(data) > MOST_TEXT_BYTES):
+            self.notes.append(
+                f"The sample {name} is not shown: it is no text up to 64 KiB and no PNG, JPEG, GIF or WebP."
+            )
+            return
+        number = _STEP.search(name)
+        common = {"name": name[:200], "step": int(number[1]) if number else step, "type": kind, "bytes": len(data)}
+        parts = [data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES)] or [b""]
+        if kind == "text":
+            text = data.decode("utf-8", "replace")
+            parts_of_text = [text[start : start + 4_000] for start in range(0, len(text), 4_000)] or [""]
+            for piece, part in enumerate(parts_of_text):
+                yield {**common, "piece": piece, "pieces": len(parts_of_text), "text": part}
+            return
+        for piece, raw in enumerate(parts):
+            yield {**common, "piece": piece, "pieces": len(parts), "data": base64.b64encode(raw).decode("ascii")}
+
+
+def kind_of(name: str, data: bytes) -> str | None:
+    """What a file is: text, png, jpeg, gif or webp; None for anything else."""
+    for beginning, kind in _IMAGES:
+        if data.startswith(beginning):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "text" if name.lower().endswith(_TEXTS) and b"\0" not in data else None

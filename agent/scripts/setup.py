@@ -1,0 +1,151 @@
+"""Everything that is found out about a script before it starts: where it lies, which file, with what, from which checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import sandbox
+from ..errors import AgentFailed, JobFailed
+from ..files import write_atomically
+from ..recipes import Assignment
+from . import manifest as manifests
+from .archive import BadArchive
+from .found_files import files_below, newest_checkpoint
+from .manifest import BadManifest, Manifest
+from .terms import Terms
+
+DEFAULT_OUTPUTS = ("output/**", "outputs/**")
+DEFAULT_CHECKPOINTS = ("checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt")
+WORK = "work"
+TOOLS = ".trainyard"
+NOTE = "script.json"
+_MEND = "Mend that in the script's folder, then press retry."
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A script ready to be started. `root` is its folder, `since` when the job first began (Unix seconds), `checkpoint`
+    the file or folder it goes on from."""
+
+    terms: Terms
+    root: Path
+    manifest: Manifest
+    entry: str
+    arguments: list[str] | None
+    values: dict[str, Any]
+    since: float
+    outputs: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    checkpoint: Path | None
+
+    def line(self, checkpoint: str | None) -> list[str]:
+        """The script and what follows it; `checkpoint` is its path as the script sees it."""
+        return manifests.command_line(self.manifest, self.entry, self.arguments, self.values, checkpoint)
+
+    @property
+    def samples(self) -> Path:
+        return self.root / self.manifest.samples
+
+    @property
+    def requirements(self) -> Path | None:
+        """The file that lists what the script needs, where there is one."""
+        path = self.root / (self.manifest.requirements or "requirements.txt")
+        return path if path.is_file() else None
+
+
+def prepare(assignment: Assignment) -> Setup:
+    """Look at the script of a job. Raises JobFailed with what is wrong, or AgentFailed when the sandbox is at fault."""
+    terms = Terms.from_dict(assignment.terms)
+    root = _unpacked(assignment, terms) if terms.sandbox else _trusted(assignment.data)
+    parameters = assignment.parameters
+    since, is_first = _begun(assignment.folder)
+    try:
+        manifest = _manifest(root)
+        entry = manifests.entry_of(manifest, {name for name, _ in files_below(root)}, parameters.get("entry"))
+        values, faults = manifest.values(parameters.get("values") or {})
+    except BadManifest as refusal:
+        raise JobFailed("member_code", str(refusal), _MEND) from None
+    if faults:
+        raise JobFailed("member_code", next(iter(faults.values())), "Order the training again with other settings.")
+    checkpoints = tuple(parameters.get("checkpoints") or manifest.checkpoints or DEFAULT_CHECKPOINTS)
+    checkpoint = None if is_first else newest_checkpoint(root, checkpoints, since)
+    return Setup(
+        terms=terms,
+        root=root,
+        manifest=manifest,
+        entry=entry,
+        arguments=parameters.get("arguments"),
+        values=values,
+        since=since,
+        outputs=tuple(parameters.get("outputs") or manifest.outputs or DEFAULT_OUTPUTS),
+        checkpoints=checkpoints,
+        checkpoint=None if checkpoint is None else root / checkpoint,
+    )
+
+
+def _begun(folder: Path) -> tuple[float, bool]:
+    """When the job first began, and whether that is now. A file older than that belongs to somebody else."""
+    note = folder / NOTE
+    try:
+        return float(json.loads(note.read_text("utf-8"))["since"]), False
+    except (OSError, ValueError, KeyError, TypeError):
+        # A file system may cut a moment down to its whole second.
+        since = float(int(time.time()))
+        write_atomically(note, json.dumps({"since": since}))
+        return since, True
+
+
+def _manifest(root: Path) -> Manifest:
+    path = root / manifests.NAME
+    if not path.is_file():
+        return Manifest()
+    with path.open("rb") as file:
+        return manifests.parse(file.read(manifests.MOST_BYTES + 1))
+
+
+def _trusted(folder: Path) -> Path:
+    """A script's folder on a member's machine: theirs, and nobody else may write to it. Raises JobFailed."""
+    facts = folder.stat()
+    if os.name != "nt" and facts.st_uid not in (os.geteuid(), 0):
+        raise JobFailed("data", f"{folder} belongs to another user of this machine.", "Use a folder of your own.")
+    if os.name != "nt" and facts.st_mode & stat.S_IWOTH and not facts.st_mode & stat.S_ISVTX:
+        raise JobFailed("data", f"Anybody on this machine may write to {folder}.", f"Run: chmod o-w {folder}")
+    return folder
+
+
+def _unpacked(assignment: Assignment, terms: Terms) -> Path:
+    """The folder of a script that came as an archive; what an earlier attempt left in it stays."""
+    work, done = assignment.folder / WORK, assignment.folder / "unpacked"
+    if not done.exists():
+        assignment.report("stage", stage="prepare", message="Unpacking the script.")
+        shutil.rmtree(work, ignore_errors=True)  # half of it, from an attempt that was killed
+        try:
+            sandbox.unpack(assignment.data, work, int(terms.sandbox["lane"]))
+        except BadArchive as refusal:
+            raise JobFailed("data", refusal.message, "Pack the folder again and upload it.") from None
+        except sandbox.Unavailable as failure:
+            raise AgentFailed(str(failure)) from None
+        done.touch()
+    entries = [path for path in work.iterdir() if path.name != TOOLS]
+    lone = entries[0] if len(entries) == 1 else None
+    return lone if lone is not None and lone.is_dir() and not lone.is_symlink() else work
+
+
+def describe(setup: Setup, line: list[str], python: str, lane: str | None, variables: list[str]) -> dict[str, Any]:
+    """The facts of a start, for the job's page."""
+    return {
+        "command": ["python", *line],
+        "interpreter": python,
+        "lane": lane,
+        "environment": variables,
+        "resumed_from": None if setup.checkpoint is None else setup.checkpoint.name,
+        "can_resume": bool(setup.manifest.resume),
+        "outputs_wanted": list(setup.outputs),
+    }
