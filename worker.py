@@ -178,6 +178,7 @@ def run_training_job(job_id: int, number: int) -> None:
     app = create_app()
     with app.app_context():
         spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
+        terms = training_jobs.terms_of(job_id) if spec else {}
         release()
         if spec is None:
             child.close()
@@ -186,7 +187,7 @@ def run_training_job(job_id: int, number: int) -> None:
         spool = Spool(folder / "attempts" / str(number) / "spool")
         line = Line(app, spec, spool)
         signal.signal(signal.SIGTERM, line.end)
-        final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform")
+        final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform", terms=terms)
         line.finish(final)
 
 

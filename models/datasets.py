@@ -10,7 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Created, Instant, Model
 
-KINDS = ("conversation", "code_generation", "error_fixing", "refactoring")
+SCRIPT_KIND = "script"  # not rows to learn from, but a zip with a program that trains
+KINDS = ("conversation", "code_generation", "error_fixing", "refactoring", SCRIPT_KIND)
 
 
 class Dataset(Created, Model):

@@ -60,6 +60,7 @@ class TrainingJob(Created, Model):
     steps_per_second: Mapped[float | None] = mapped_column(Float)
     memory_bytes: Mapped[float | None] = mapped_column(Float)
     facts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    curves_off: Mapped[list[str]] = mapped_column(JSON, default=list)  # readings of a script's output that are not shown
     last_event: Mapped[int] = mapped_column(default=0)
 
     price_per_minute: Mapped[int] = mapped_column(default=0)
@@ -119,7 +120,7 @@ class TrainingEvent(Model):
     job_id: Mapped[int] = mapped_column(ForeignKey("training_jobs.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     attempt: Mapped[int]
-    stream: Mapped[str] = mapped_column(String(8))  # log, metrics, event; `status` is the server's own
+    stream: Mapped[str] = mapped_column(String(8))  # a stream of the protocol; `status` is the server's own
     seq: Mapped[int]
     at: Mapped[datetime] = mapped_column(Instant)
     payload: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -18,6 +18,7 @@ from models.base import release
 from models.training_jobs import TrainingEvent
 from services import training_jobs
 from services.gateways import gateways
+from services.training_jobs import samples
 
 LOOK_AGAIN_SECONDS = 1.0
 COMMENT_SECONDS = 15.0
@@ -43,7 +44,7 @@ def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
             if events or not status:
                 status = training_jobs.summary(training_jobs.get_for(actor, job_id))
             after = events[-1].number if events else after
-            messages = [_message(event) for event in events if event.stream != "status"]
+            messages = [message for event in events if (message := _message(event))]
             release()
             yield from messages
             if events and (time.monotonic() - told > STATUS_SECONDS or any(e.stream == "status" for e in events)):
@@ -61,7 +62,12 @@ def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
                 yield ": still here\n\n"
 
 
-def _message(event: TrainingEvent) -> str:
+def _message(event: TrainingEvent) -> str | None:
+    """An event as it is sent; None for what pages are told otherwise, or have to wait for."""
+    if event.stream == "status":
+        return None
+    if event.stream == "samples":
+        return _written("sample", samples.shown(event), event.number) if samples.is_whole(event) else None
     name = event.payload.get("kind", "event") if event.stream == "event" else event.stream
     return _written(str(name), event.payload, event.number)
 

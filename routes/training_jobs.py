@@ -2,76 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from flask import Blueprint, Response, render_template, request, stream_with_context, url_for
-from pydantic import ConfigDict, Field
 from werkzeug.wrappers import Response as AnyResponse
 
-from agent import recipes
 from models.training_jobs import TrainingJob
 from routes import job_stream
 from routes.agents import shown_agents
-from routes.answers import Given, Id, answer, form, page_of_list, read, wants_json
+from routes.answers import Given, answer, form, page_of_list, read, wants_json
 from routes.guards import actor
 from routes.model_versions import shown as shown_model
-from services import base_models, datasets, model_versions, price_list, subscriptions, training_jobs
+from routes.training_forms import JobForm, NewJob, ScriptForm, script_page, wizard
+from services import model_versions, training_jobs
 from services.errors import Invalid
-from services.gateways import gateways
 
 bp = Blueprint("training_jobs", __name__)
 overview = Blueprint("ai_training", __name__)
 PAGE_POINTS = 1000
+FIGURE_POINTS = 600
 
 
-class Place(Given):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    agent: Id
+class Curves(Given):
+    """Names of the rules whose curves are not shown; a form sends `off` once for each."""
 
-
-class NewJob(Given):
-    name: str
-    description: str = Field("", max_length=4000)
-    recipe: str = "language"
-    dataset_id: Id | None = None
-    local_path: str | None = None
-    mapping: dict[str, str] | None = None
-    base_model: str = base_models.YARD_TINY
-    place: Literal["server"] | Place
-    parameters: dict[str, Any] = {}
-
-    def order(self) -> training_jobs.Order:
-        place = "server" if isinstance(self.place, str) else {"agent": self.place.agent}
-        return training_jobs.Order(**{**self.model_dump(exclude={"place"}), "place": place})
-
-
-class JobForm(Given):
-    """The wizard's fields; they say the same as NewJob."""
-
-    name: str
-    description: str = Field("", max_length=4000)
-    source: Literal["dataset", "local"] = "dataset"
-    dataset_id: Id | None = None
-    local_path: str | None = None
-    map_prompt: str = ""
-    map_completion: str = ""
-    map_text: str = ""
-    base_model: str = base_models.YARD_TINY
-    base_folder: str = ""
-    place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
-
-    def order(self) -> training_jobs.Order:
-        local = self.source == "local"
-        mapping = {"prompt": self.map_prompt, "completion": self.map_completion, "text": self.map_text}
-        return training_jobs.Order(
-            name=self.name, description=self.description, recipe="language",
-            dataset_id=None if local else self.dataset_id, local_path=self.local_path if local else None,
-            mapping={target: column for target, column in mapping.items() if column} or None if local else None,
-            base_model=self.base_folder if self.base_model == "other" else self.base_model,
-            place="server" if self.place == "server" else {"agent": int(self.place.removeprefix("agent:"))},
-            parameters=_form_parameters(),
-        )  # fmt: skip
+    off: list[str] = []
 
 
 @overview.get("")
@@ -92,14 +47,25 @@ def list_jobs() -> AnyResponse:
 
 @bp.get("/new")
 def new() -> str:
-    return render_template("training_jobs/new.html", **_wizard())
+    return render_template("training_jobs/new.html", **wizard())
 
 
 @bp.post("")
-@form("training_jobs/new.html", lambda: _wizard())
+@form("training_jobs/new.html", lambda: wizard())
 def create() -> AnyResponse:
-    order = read(NewJob).order() if request.is_json else read(JobForm).order()
-    job = training_jobs.create(actor(), order)
+    job = training_jobs.create(actor(), read(NewJob if request.is_json else JobForm).order())
+    return answer(training_jobs.whole(job) if wants_json() else None, 201, to=url_for("training_jobs.show", id=job.id))
+
+
+@bp.get("/new/script")
+def new_script() -> str:
+    return render_template("training_jobs/new_script.html", **script_page())
+
+
+@bp.post("/script")
+@form("training_jobs/new_script.html", lambda: script_page())
+def create_script() -> AnyResponse:
+    job = training_jobs.create(actor(), read(ScriptForm).order())
     return answer(training_jobs.whole(job) if wants_json() else None, 201, to=url_for("training_jobs.show", id=job.id))
 
 
@@ -134,6 +100,34 @@ def events(id: int) -> Response:
     if not (after.isascii() and after.isdigit() and len(after) < 16):
         raise Invalid.of(after="`Last-Event-ID` is the number of the last event you have.")
     return job_stream.response(actor(), job.id, int(after))
+
+
+@bp.get("/<int:id>/figures")
+def figures(id: int) -> AnyResponse:
+    job = training_jobs.get_for(actor(), id)
+    return answer(training_jobs.figures_of(job.id, FIGURE_POINTS), to=url_for("training_jobs.show", id=id))
+
+
+@bp.get("/<int:id>/samples")
+def samples(id: int) -> AnyResponse:
+    job = training_jobs.get_for(actor(), id)
+    limit, before = page_of_list()
+    items = training_jobs.samples_of(job.id, limit, before)
+    following = str(items[-1]["number"]) if len(items) == limit else None
+    return answer({"items": items, "next": following}, to=url_for("training_jobs.show", id=id))
+
+
+@bp.get("/<int:id>/samples/<int:number>")
+def sample(id: int, number: int) -> Response:
+    data, media_type = training_jobs.image_of(training_jobs.get_for(actor(), id).id, number)
+    headers = {"Cache-Control": "private, max-age=31536000, immutable", "Content-Security-Policy": "sandbox"}
+    return Response(data, mimetype=media_type, headers=headers)
+
+
+@bp.post("/<int:id>/curves")
+def curves(id: int) -> AnyResponse:
+    off = read(Curves).off if request.is_json else request.form.getlist("off")
+    return _ordered(training_jobs.hide_curves(actor(), id, off))
 
 
 @bp.get("/<int:id>/artifacts")
@@ -174,47 +168,3 @@ def _page(job: TrainingJob) -> dict[str, Any]:
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
     }  # fmt: skip
-
-
-def _wizard() -> dict[str, Any]:
-    user = actor()
-    plan = subscriptions.current(user).plan
-    minute = price_list.price(f"training_minute:{gateways().settings.accelerator}")
-    allowed = bool(plan.limits["server_jobs"])
-    reason = (
-        None if allowed else "Training on the server needs a paid plan. On your own machine it is free and unlimited."
-    )
-    return {
-        "datasets": [_dataset(version) for version in datasets.list_for(user, limit=200)],
-        "base_models": base_models.choices(user), "agents": shown_agents(user),
-        "parameters": [asdict(parameter) for parameter in recipes.CATALOG["language"].parameters],
-        "server": {"allowed": allowed, "reason": reason, "credits_per_minute": minute, "plan_name": plan.display_name},
-    }  # fmt: skip
-
-
-def _dataset(version: Any) -> dict[str, Any]:
-    return {
-        "id": version.dataset_id, "name": version.dataset.name, "kind": version.dataset.kind, "format": version.format,
-        "rows": version.rows, "tokens": version.tokens, "version": version.version,
-    }  # fmt: skip
-
-
-def _form_parameters() -> dict[str, Any]:
-    """The settings of the wizard as numbers where the catalogue says so; what cannot be one is left for its check."""
-    length = request.form.get("length", "epochs")
-    given: dict[str, Any] = {}
-    for parameter in recipes.CATALOG["language"].parameters:
-        text = request.form.get(parameter.name, "").strip()
-        if not text or (parameter.name in ("epochs", "max_steps") and parameter.name != length):
-            continue
-        if parameter.name == "lora_rank" and request.form.get("method") == "full":
-            continue
-        given[parameter.name] = _as(parameter.kind, text)
-    return given
-
-
-def _as(kind: str, text: str) -> Any:
-    try:
-        return int(text) if kind == "int" else float(text) if kind == "float" else text
-    except ValueError:
-        return text

@@ -10,9 +10,9 @@ from sqlalchemy import select, update
 from agent import formats
 from models.accounts import User
 from models.base import add, changed, db, end_read, now, transaction
-from models.datasets import KINDS, Dataset, DatasetVersion
+from models.datasets import KINDS, SCRIPT_KIND, Dataset, DatasetVersion
 from models.uploads import Upload
-from services import dataset_inspection, uploads
+from services import dataset_inspection, script_inspection, uploads
 from services.errors import Conflict, Invalid, NotFound
 from services.gateways import gateways
 
@@ -21,6 +21,7 @@ KIND_LABELS = {
     "code_generation": ("Code generation", "A description in, code out."),
     "error_fixing": ("Error fixing", "Broken code or an error message in, the repair out."),
     "refactoring": ("Refactoring", "Code in, the same code written better out."),
+    "script": ("Training script", "A zip of a folder with your own program that trains, and what it reads."),
 }
 
 
@@ -39,7 +40,10 @@ def create(actor: User, upload: Upload, name: str, kind: str, mapping: dict[str,
         raise Conflict("This upload is not complete yet.", code="upload_open")
     path, key = uploads.path_of(upload), gateways().storage.new_key("datasets")
     end_read()
-    found = dataset_inspection.inspect(path, upload.name, mapping)
+    if kind == SCRIPT_KIND:
+        found = script_inspection.inspect(path)
+    else:
+        found = dataset_inspection.inspect(path, upload.name, mapping)
     gateways().storage.keep(path, key)
     try:
         return _store(actor, upload, name, kind, mapping, found, key)
@@ -54,6 +58,8 @@ def _store(
     """Write the rows of a version whose content is kept under `key` already."""
     with transaction():
         dataset = _named(actor, name) or add(Dataset(user_id=actor.id, name=name, kind=kind))
+        if (dataset.kind == SCRIPT_KIND) != (kind == SCRIPT_KIND):
+            raise Invalid.of(name=f"{name} is a {dataset.kind.replace('_', ' ')} already. Choose another name.")
         newest = dataset.versions[0] if dataset.versions else None
         if newest and (newest.sha256, newest.mapping) == (upload.sha256, mapping):
             uploads.forget(upload)
@@ -119,7 +125,9 @@ def delete(actor: User, dataset_id: int) -> None:
 
 
 def preview(version: DatasetVersion) -> list[dict[str, Any]]:
-    """The first rows as they will be trained on."""
+    """The first rows as they will be trained on; a script has none."""
+    if version.dataset.kind == SCRIPT_KIND:
+        return []
     return dataset_inspection.preview(path_of(version), version.file_name, version.mapping)
 
 

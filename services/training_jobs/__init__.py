@@ -5,13 +5,21 @@ attempts   claim, lease, end, settle         dispatch  letting workers and machi
 record     store reports, charge minutes     events    rows with the job's next number
 queries    read                              show      as the API and pages see it
 watch      leases, absent machines           estimate  time and price before the start
+scripts    what a script may and costs       metering  minutes of a server job
+samples    texts and images it showed        figures   memory, load, devices over time
+curves     which readings of a script's output are shown
 """
 
 from services.training_jobs.attempts import Final, claim, end, order_of, renew, spec_of, token_opens
+from services.training_jobs.curves import hide_curves
 from services.training_jobs.dispatch import push_again
+from services.training_jobs.figures import figures_of
 from services.training_jobs.orders import cancel, resume, retry, stop
 from services.training_jobs.queries import events_after, get_for, list_for, log_of, log_tail, owner_of, series_of
 from services.training_jobs.record import record, record_all
+from services.training_jobs.samples import image_of
+from services.training_jobs.samples import list_of as samples_of
+from services.training_jobs.scripts import manifest_of, terms_of
 from services.training_jobs.show import iso, receipt, summaries, summary, whole
 from services.training_jobs.submit import Order, create, price
 from services.training_jobs.watch import end_forgotten, end_lost_attempts, give_up_machines, mark_disconnected
@@ -26,12 +34,16 @@ __all__ = [
     "end_forgotten",
     "end_lost_attempts",
     "events_after",
+    "figures_of",
     "get_for",
     "give_up_machines",
+    "hide_curves",
+    "image_of",
     "iso",
     "list_for",
     "log_of",
     "log_tail",
+    "manifest_of",
     "mark_disconnected",
     "order_of",
     "owner_of",
@@ -43,11 +55,13 @@ __all__ = [
     "renew",
     "resume",
     "retry",
+    "samples_of",
     "series_of",
     "spec_of",
     "stop",
     "summaries",
     "summary",
+    "terms_of",
     "token_opens",
     "whole",
 ]

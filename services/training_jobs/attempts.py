@@ -18,8 +18,10 @@ from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
 from services import base_models, credits, model_versions, secrets, subscriptions
 from services.errors import Conflict, Invalid
 from services.gateways import gateways
-from services.training_jobs import dispatch, events
+from services.training_jobs import dispatch, events, metering
 from services.training_jobs.queries import attempt_of, locked
+from services.training_jobs.scripts import RECIPE
+from services.training_jobs.texts import clean
 
 LEASE = timedelta(seconds=90)
 MOST_AUTOMATIC_RETRIES = 3
@@ -53,7 +55,7 @@ class Final:
         cause = told.get("cause") if told.get("cause") in CAUSES else None
         if told["outcome"] == "failed" and cause is None:
             cause = "member_machine"
-        texts = [events.clean(told.get(name), 4000) for name in ("message", "advice")]
+        texts = [clean(told.get(name), 4000) for name in ("message", "advice")]
         return cls(told["outcome"], cause, texts[0], texts[1], told.get("last"), told.get("log_sha256"))
 
 
@@ -115,7 +117,11 @@ def renew(job_id: int, number: int) -> str | None:
         job = db.session.get(TrainingJob, job_id)
         if job is None or job.attempt != number or job.state not in RUNNING_STATES:
             return "cancel"
-        attempt_of(job_id, number).lease_until = now() + LEASE
+        attempt = attempt_of(job_id, number)
+        attempt.lease_until = now() + LEASE
+        if job.recipe == RECIPE:
+            job = locked(job_id)
+            metering.running(job, attempt)
         if job.disconnected_since is not None:
             job = locked(job_id)
             job.disconnected_since = None

@@ -13,7 +13,9 @@ from models.base import after_commit, db, now
 from models.training_jobs import TrainingEvent, TrainingJob
 from services.errors import Invalid
 from services.gateways import gateways
+from services.training_jobs import samples
 from services.training_jobs.queries import log_of
+from services.training_jobs.texts import clean
 
 MOST_METRIC_NAMES = 100
 LONGEST_NAME = 60
@@ -50,13 +52,6 @@ def log_hash(job_id: int, attempt: int) -> str:
     return hashed.hexdigest()
 
 
-def clean(given: Any, most: int) -> str | None:
-    """A text from outside that any database keeps: no NUL, no lone surrogates, not endless."""
-    if not isinstance(given, str):
-        return None
-    return given.replace("\0", "").encode("utf-8", "replace").decode()[:most]
-
-
 def checked(stream: str, item: Any) -> dict[str, Any]:
     """One record from outside in the shape it is stored in. Raises Invalid."""
     if not isinstance(item, dict):
@@ -65,6 +60,8 @@ def checked(stream: str, item: Any) -> dict[str, Any]:
         return {"text": clean(item.get("text"), 65_536) or ""}
     if stream == "metrics":
         return _metrics(item)
+    if stream == "samples":
+        return samples.checked(item)
     if not isinstance(item.get("kind"), str) or not KIND.fullmatch(item["kind"]):
         raise Invalid("An event record needs a field `kind` of lower-case letters and underscores.")
     return {name: clean(value, 65_536) if isinstance(value, str) else value for name, value in item.items()}

@@ -8,7 +8,7 @@ from models.training_jobs import OPEN_STATES, RUNNING_STATES, TrainingJob
 from services import agents, credits, subscriptions
 from services.errors import Conflict, PaymentNeeded
 from services.gateways import gateways
-from services.training_jobs import attempts, events, submit
+from services.training_jobs import attempts, events, scripts, submit
 from services.training_jobs.queries import get_for, locked
 
 
@@ -69,7 +69,8 @@ def _again(actor: User, job_id: int, state: str, sentence: str) -> TrainingJob:
 
 def _let_go_on(job: TrainingJob) -> None:
     """The member agrees to another round at the quoted price, on top of what it cost so far."""
-    job.at_most = max(job.at_most, job.charged - job.refunded + 2 * job.quoted)
+    more = job.quoted if job.recipe == scripts.RECIPE else 2 * job.quoted
+    job.at_most = max(job.at_most, job.charged - job.refunded + more)
     subscriptions.live(job.user_id)
     available = credits.spendable(job.user_id)
     if available < job.quoted:

@@ -7,11 +7,10 @@ from typing import Any
 
 from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
-from services import credits, subscriptions
-from services.gateways import gateways
-from services.training_jobs import attempts, events
+from services.training_jobs import attempts, events, metering
 from services.training_jobs.queries import attempt_of
 
+LOSSES = ("train/loss", "train_loss", "loss")  # the last that was told is the one shown
 STAGES = ("prepare", "train", "upload", "done")
 KEPT_FACTS = 131_072  # characters of JSON
 
@@ -59,7 +58,7 @@ def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dic
         if stream == "metrics":
             _metrics(job, attempt, payload)
         elif stream == "event":
-            _event(job, payload)
+            _event(job, attempt, payload)
     if before != (job.state, job.stage):
         events.status(job)
 
@@ -68,7 +67,7 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Non
     if not payload["steps"]:
         return
     job.step = payload["steps"][-1]
-    losses = [loss for loss in payload["values"].get("loss", []) if loss is not None]
+    losses = [loss for name in LOSSES for loss in payload["values"].get(name, []) if loss is not None]
     job.loss = losses[-1] if losses else job.loss
     if attempt.first_step_at is None:
         attempt.first_step, attempt.first_step_at = payload["steps"][0], now()
@@ -78,11 +77,10 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Non
     seconds = (attempt.last_step_at - attempt.first_step_at).total_seconds()
     if seconds > 0 and job.step > (attempt.first_step or 0):
         job.steps_per_second = (job.step - (attempt.first_step or 0)) / seconds
-    if job.on_server:
-        _meter(job, attempt, int(seconds // 60) + 1)
+    metering.charge(job, attempt)
 
 
-def _event(job: TrainingJob, payload: dict[str, Any]) -> None:
+def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
     kind = payload["kind"]
     if kind == "stage" and payload.get("stage") in STAGES:
         job.stage = payload["stage"]
@@ -90,6 +88,7 @@ def _event(job: TrainingJob, payload: dict[str, Any]) -> None:
             job.total_steps = payload["total_steps"]
         if job.stage == "train" and job.state == "starting":
             job.state = "training"
+            metering.begun(job, attempt)
         elif job.stage == "upload":
             job.state = "uploading"
     elif kind == "facts":
@@ -109,30 +108,3 @@ def _keep_facts(job: TrainingJob, told: dict[str, Any]) -> None:
     facts = {**job.facts, **told}
     if len(json.dumps(facts)) <= KEPT_FACTS:
         job.facts = facts
-
-
-def _meter(job: TrainingJob, attempt: Attempt, minutes: int) -> None:
-    """Charge each started minute between the first step and the last once, extending the hold before a minute it lacks."""
-    while attempt.minutes_charged < minutes and job.stop_mode not in ("out_of_credits", "at_most"):
-        if job.charged - job.refunded + job.price_per_minute > job.at_most:
-            job.stop_mode = "at_most"
-        elif not _covered(job, attempt):
-            job.stop_mode = "out_of_credits"
-        else:
-            attempt.minutes_charged += 1
-            usage = credits.Usage(f"training_minute:{gateways().settings.accelerator}", job.recipe, job.base_name[:200])
-            credits.tick(job.user_id, job.id, attempt.number, attempt.minutes_charged, job.price_per_minute, usage)
-            job.charged += job.price_per_minute
-
-
-def _covered(job: TrainingJob, attempt: Attempt) -> bool:
-    """Whether the hold has the next minute in it, after an extension if need be."""
-    lacking = job.price_per_minute - credits.held_for(job.id, attempt.number)
-    if lacking <= 0:
-        return True
-    subscriptions.live(job.user_id)  # a period that begins meanwhile pays for what comes
-    attempt.extensions += 1
-    key = f"hold:{job.id}:{attempt.number}:{attempt.extensions}"
-    return not credits.hold(
-        job.user_id, job.id, attempt.number, lacking, key=key, reason=f"Held for “{job.name}”"
-    ).refused

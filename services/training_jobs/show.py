@@ -40,6 +40,7 @@ def _summary(job: TrainingJob, held: int) -> dict[str, Any]:
         "eta_seconds": eta_seconds(job), "memory_bytes": job.memory_bytes, "place": place(job), "attempt": job.attempt,
         "disconnected_since": iso(job.disconnected_since), "base_model": shown_base(job),
         "dataset": _dataset(job), "local_path": job.local_path, "parameters": job.parameters,
+        "curves_off": job.curves_off,
         "credits": {
             "quoted": job.quoted, "at_most": job.at_most, "held": held, "charged": job.charged, "refunded": job.refunded,
         },

@@ -9,13 +9,13 @@ from agent import formats, recipes
 from models.accounts import User
 from models.agents import Agent
 from models.base import add, transaction
-from models.datasets import DatasetVersion
+from models.datasets import SCRIPT_KIND, DatasetVersion
 from models.training_jobs import TrainingJob
 from services import agents, base_models, credits, datasets, model_versions, price_list, subscriptions
 from services.base_models import BaseModel
 from services.errors import Conflict, Invalid, PaymentNeeded
 from services.gateways import gateways
-from services.training_jobs import attempts, dispatch
+from services.training_jobs import attempts, dispatch, scripts
 from services.training_jobs.estimate import FREE, Quote, quote
 
 LONGEST_COLUMN = 200
@@ -93,13 +93,19 @@ def _check(actor: User, order: Order) -> Checked:
     data = _data(actor, order, agent, fields)
     if agent is None and "place" not in fields:
         require_paid_plan(actor)
+    if order.recipe == scripts.RECIPE:
+        fields |= (
+            scripts.faults(parameters, data, agent) if "place" not in fields and not fields.get("dataset_id") else {}
+        )
+    elif data is not None and data.dataset.kind == SCRIPT_KIND:
+        fields["dataset_id"] = f"{data.dataset.name} is a script. Order it with the recipe “script”."
     if fields:
         raise Invalid(next(iter(fields.values())), fields)
-    if agent is not None and order.base_model.startswith(("/", "folder:")):
+    if agent is not None and order.recipe != scripts.RECIPE and order.base_model.startswith(("/", "folder:")):
         fault = agents.path_fault(agent, order.base_model.removeprefix("folder:"))
         if fault:
             raise Invalid.of(base_model=fault)
-    base = base_models.resolve(actor, order.base_model, on_server=agent is None)
+    base = _base(actor, order, agent)
     if agent is not None:
         return Checked(order, parameters, data, agent, base, 0, FREE)
     accelerator = gateways().settings.accelerator
@@ -109,8 +115,17 @@ def _check(actor: User, order: Order) -> Checked:
     )  # fmt: skip
     per_minute = price_list.price(f"training_minute:{accelerator}")
     assert data is not None
-    cost = quote(data, parameters, base.name, base.parameters, accelerator, per_minute)
+    if order.recipe == scripts.RECIPE:
+        cost = scripts.quote(parameters, per_minute)
+    else:
+        cost = quote(data, parameters, base.name, base.parameters, accelerator, per_minute)
     return Checked(order, parameters, data, None, base, per_minute, cost)
+
+
+def _base(actor: User, order: Order, agent: Agent | None) -> BaseModel:
+    if order.recipe == scripts.RECIPE:
+        return BaseModel(recipes.NO_BASE_MODEL, recipes.NO_BASE_MODEL)
+    return base_models.resolve(actor, order.base_model, on_server=agent is None)
 
 
 def _mapping_fault(mapping: dict[str, str] | None) -> str | None:
@@ -146,7 +161,7 @@ def _place(actor: User, order: Order, fields: dict[str, str]) -> Agent | None:
         fields["place"] = 'The place is "server", or {"agent": <id>} for one of your machines.'
         return None
     agent = agents.get_for(actor, place["agent"])
-    if agents.is_connected(agent) and not agent.ready:
+    if agents.is_connected(agent) and not agent.ready and order.recipe != scripts.RECIPE:
         raise Conflict(
             f"{agent.name} is connected but not ready: {', '.join(agent.missing)} missing. {agent.advice or ''}".strip(),
             code="agent_not_ready",

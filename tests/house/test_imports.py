@@ -14,12 +14,23 @@ FLOORS = [
     ["errors"],
     ["config", "calendar", "secrets", "dataset_quality"],
     ["catalogues", "gateways"],
-    ["price_list", "mails", "dataset_inspection", "agent_program", "web_worker", "api_keys", "agents", "idempotency"],
+    [
+        "price_list",
+        "mails",
+        "dataset_inspection",
+        "script_inspection",
+        "agent_program",
+        "web_worker",
+        "api_keys",
+        "agents",
+        "idempotency",
+    ],
     ["notices"],
     ["credits"],
     ["subscriptions", "usage"],
     ["payments", "reconcile"],
-    ["accounts", "uploads", "model_versions"],
+    ["accounts", "uploads"],
+    ["model_versions"],
     ["datasets", "base_models"],
     ["training_jobs"],
     ["agent_sessions", "attempt_files", "server_files"],
@@ -28,7 +39,9 @@ FLOORS = [
     ["yard"],
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-AGENT_FOR_SERVER = {"agent.protocol", "agent.recipes", "agent.formats", "agent.build"}
+AGENT_FOR_SERVER = {
+    "agent.protocol", "agent.recipes", "agent.formats", "agent.build", "agent.scripts.manifest", "agent.scripts.archive",
+}  # fmt: skip
 
 
 def modules(folder: str) -> list[Path]:
