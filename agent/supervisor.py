@@ -22,6 +22,9 @@ from .transfers.depot import ServerDepot
 from .workspace import AttemptFolder
 
 
+KILLED = "(The supervisor of this job was ended: what was printed in its last second may be missing here.)\n"
+
+
 class NotedChild(runner.SpawnedChild):
     """Writes down which process the training is, so that a later agent can end it when the supervisor is gone."""
 
@@ -71,6 +74,8 @@ def end_for(attempt: AttemptFolder, reason: str) -> bool:
             return False
         attempt.end_processes()
         spool = Spool(attempt.spool)
+        if spool.final is None:
+            spool.append("log", {"text": KILLED})
         spool.finish(
             Final(
                 "failed",

@@ -94,7 +94,8 @@ def run(
     `terms` is what a script is allowed here (`scripts.terms`).
     """
     timings = timings or Timings()
-    masker = SecretMasker.from_environment(os.environ, spec.token)
+    given = [os.environ[name] for name in (terms or {}).get("environment") or () if name in os.environ]
+    masker = SecretMasker.from_environment(os.environ, spec.token, *given)
     recorder = Recorder(spool, spec, masker, timings)
     watch = Orders(orders, timings.orders)
     try:

@@ -1,4 +1,4 @@
-"""A job knows which readings of its script's output are not shown."""
+"""A job knows the names of its metrics, and which readings of its script's output are not shown."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,8 +8,10 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    op.add_column("training_jobs", sa.Column("metric_names", sa.JSON(), server_default="[]", nullable=False))
     op.add_column("training_jobs", sa.Column("curves_off", sa.JSON(), server_default="[]", nullable=False))
 
 
 def downgrade() -> None:
     op.drop_column("training_jobs", "curves_off")
+    op.drop_column("training_jobs", "metric_names")

@@ -15,7 +15,7 @@ from services.errors import Invalid
 from services.gateways import gateways
 from services.training_jobs import samples
 from services.training_jobs.queries import log_of
-from services.training_jobs.texts import clean
+from services.training_jobs.texts import clean, without_terminal_codes
 
 MOST_METRIC_NAMES = 100
 LONGEST_NAME = 60
@@ -57,7 +57,7 @@ def checked(stream: str, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise Invalid("A record must be an object.")
     if stream == "log":
-        return {"text": clean(item.get("text"), 65_536) or ""}
+        return {"text": without_terminal_codes(clean(item.get("text"), 65_536) or "")}
     if stream == "metrics":
         return _metrics(item)
     if stream == "samples":

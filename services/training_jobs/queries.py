@@ -12,8 +12,6 @@ from models.base import db
 from models.training_jobs import Attempt, TrainingEvent, TrainingJob
 from services.errors import NotFound
 
-MOST_CURVES = 500
-
 
 def get_for(actor: User, job_id: int) -> TrainingJob:
     """One job of this member. Raises NotFound."""
@@ -95,8 +93,6 @@ def series_of(job_id: int, points: int | None = None) -> dict[str, list[list[flo
     curves: dict[str, dict[int, float | None]] = {}
     for payload in db.session.scalars(query):
         for name, values in payload["values"].items():
-            if name not in curves and len(curves) == MOST_CURVES:
-                continue
             curve = curves.setdefault(name, {})
             for step, value in zip(payload["steps"], values, strict=True):
                 if value is not None or name == "loss":

@@ -12,6 +12,7 @@ from services.training_jobs.queries import attempt_of
 
 LOSSES = ("train/loss", "train_loss", "loss")  # the last that was told is the one shown
 STAGES = ("prepare", "train", "upload", "done")
+MOST_METRIC_NAMES = 500  # of a job
 KEPT_FACTS = 131_072  # characters of JSON
 
 
@@ -45,6 +46,8 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
     if first > stored + 1 or not new:
         return
     start = max(first, stored + 1)
+    if stream == "metrics":
+        new = [_with_known_names(job, payload) for payload in new]
     events.append(job, attempt.number, stream, start, new)
     attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
     attempt.lease_until = now() + attempts.LEASE
@@ -61,6 +64,15 @@ def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dic
             _event(job, attempt, payload)
     if before != (job.state, job.stage):
         events.status(job)
+
+
+def _with_known_names(job: TrainingJob, payload: dict[str, Any]) -> dict[str, Any]:
+    """The same points without the metrics that would be one name too many: each is a curve that a page has to draw."""
+    new = [name for name in payload["values"] if name not in job.metric_names]
+    if new:
+        job.metric_names = [*job.metric_names, *new][:MOST_METRIC_NAMES]
+    values = {name: column for name, column in payload["values"].items() if name in job.metric_names}
+    return {**payload, "values": values}
 
 
 def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:

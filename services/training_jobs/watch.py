@@ -10,6 +10,7 @@ from models.agents import Agent
 from models.base import changed, db, now, transaction
 from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
 from services import agents
+from services.gateways import gateways
 from services.training_jobs import attempts, events
 from services.training_jobs.queries import locked
 
@@ -26,7 +27,11 @@ def end_lost_attempts() -> int:
     final = attempts.Final(
         "failed", "platform", "The server's worker ended without a word.", "Nothing to do: it is tried again by itself."
     )
-    return sum(attempts.end(job_id, number, final) for job_id, number in db.session.execute(lost).all())
+    count = 0
+    for job_id, number in db.session.execute(lost).all():
+        count += attempts.end(job_id, number, final)
+        gateways().queue.forget(job_id, number)  # the worker that would have is gone
+    return count
 
 
 def mark_disconnected() -> int:

@@ -1,0 +1,413 @@
+"""A member's own script from its order to its end, in real processes: on a machine of theirs and, boxed, on the server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from agent import recipes, runner
+from agent.protocol import JobSpec
+from agent.runner import Final, SpawnedChild, processes
+from agent.scripts.terms import Terms
+from agent.settings import Timings
+from agent.spool import Spool, SpoolReader
+
+TIMINGS = Timings(gather=0.02, orders=0.02, sync=0.1, figures=5.0, cancel=0.5, pipes=1.0)
+COUNT = """
+    import argparse, os, time
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--to", type=int, default=5)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--resume")
+    options = parser.parse_args()
+    os.makedirs("out", exist_ok=True)
+    start = int(open(options.resume).read()) + 1 if options.resume else 1
+    for step in range(start, options.to + 1):
+        print(f"iter {step}: loss {1 / step:.4f}, time 5ms")
+        open(f"out/ckpt-{step}", "w").write(str(step))
+        time.sleep(options.pause)
+    open("out/model.safetensors", "w").write("weights")
+"""
+MANIFEST = """
+    outputs = ["out/*.safetensors"]
+    checkpoints = ["out/ckpt-*"]
+    resume = ["--resume", "{checkpoint}"]
+
+    [parameters.to]
+    type = "int"
+    minimum = 1
+    maximum = 1000000
+"""
+
+
+class Depot:
+    """The script's folder is here; what is delivered is noted."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.delivered: list[str] = []
+
+    def fetch_data(self, spec: JobSpec, folder: Path, say: runner.Say) -> Path:
+        return self.data
+
+    def fetch_base(self, spec: JobSpec, folder: Path, say: runner.Say) -> str:
+        return spec.base_model
+
+    def deliver(self, spec: JobSpec, output: Path, say: runner.Say) -> None:
+        self.delivered = sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+
+
+class Job:
+    """A job with its script; each `run` is the next attempt."""
+
+    def __init__(self, folder: Path, boxed: bool) -> None:
+        self.folder, self.boxed = folder / "job", boxed
+        self.script = folder / "project"
+        self.script.mkdir()
+        self.folder.mkdir()
+        self.attempt = 0
+        self.order: str | None = None
+        self.environment = dict(os.environ)
+        self.allowed: tuple[str, ...] = ()
+        self.depot: Any = None
+        self.child: Any = None
+
+    def write(self, name: str, text: str) -> None:
+        path = self.script / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text))
+
+    def run(self, grace: float = 3.0, **parameters: Any) -> Final:
+        self.attempt += 1
+        self.order = None
+        resolved, errors = recipes.check("script", parameters)
+        assert not errors
+        spec = JobSpec(
+            job=7, attempt=self.attempt, name="mine", recipe="script", parameters=resolved,
+            data={"kind": "dataset" if self.boxed else "local", "path": "/a"}, mapping=None, base_model="none",
+            base_name="none", token="tj_7_1_secrettoken", grace_seconds=grace,
+        )  # fmt: skip
+        self.depot = Depot(self._packed() if self.boxed else self.script)
+        self.child = SpawnedChild(self.folder, self.environment)
+        spool = Spool(self._spool)
+        try:
+            return runner.run(
+                spec, self.folder, spool, self.depot, self.child, lambda: self.order, timings=TIMINGS,
+                terms=self._terms().as_dict(),
+            )  # fmt: skip
+        finally:
+            spool.close()
+
+    def run_aside(self, **parameters: Any) -> threading.Thread:
+        thread = threading.Thread(target=lambda: setattr(self, "final", self.run(**parameters)))
+        thread.start()
+        return thread
+
+    def ended(self, thread: threading.Thread) -> Final:
+        thread.join(30)
+        final: Final = self.final  # type: ignore[attr-defined]
+        return final
+
+    def items(self, stream: str) -> list[dict[str, Any]]:
+        return SpoolReader(self._spool).read(stream, 0, 1 << 26, 10**6)[1]
+
+    def log(self) -> str:
+        return "".join(item["text"] for item in self.items("log"))
+
+    def facts(self) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        for item in self.items("event"):
+            if item["kind"] == "facts":
+                told |= item
+        return told
+
+    def curve(self, name: str = "loss") -> list[tuple[int, float]]:
+        found = []
+        for item in self.items("metrics"):
+            found += zip(item["steps"], item["values"].get(name, []), strict=False)
+        return found
+
+    def wait_for(self, what: Callable[[], Any], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, f"waited in vain; the log says: {self.log()}"
+            time.sleep(0.02)
+
+    @property
+    def _spool(self) -> Path:
+        return self.folder / "attempts" / str(self.attempt) / "spool"
+
+    def _terms(self) -> Terms:
+        if self.boxed:
+            return Terms(sandbox={"lane": 1, "limits": {}})
+        roots, kept = (str(self.script.parent.resolve()),), str(self.folder.parent / "environments")
+        return Terms(roots, self.allowed, kept)
+
+    def _packed(self) -> Path:
+        packed = self.folder.parent / "project.zip"
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted(self.script.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(self.script.parent))
+        return packed
+
+
+@pytest.fixture(params=["own machine", "boxed"])
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Job]:
+    if request.param == "boxed" and not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    yield from _job(tmp_path, request.param == "boxed")
+
+
+@pytest.fixture
+def own_job(tmp_path: Path) -> Iterator[Job]:
+    yield from _job(tmp_path, False)
+
+
+def _job(folder: Path, boxed: bool) -> Iterator[Job]:
+    one = Job(folder, boxed)
+    yield one
+    if one.child is not None and one.child.pid:
+        assert processes.left_over(one.child.pid, one.child.mark) == []
+
+
+def test_an_unmodified_script_becomes_log_curve_and_outputs(job: Job) -> None:
+    job.write("train.py", COUNT)
+    job.write("yard.toml", MANIFEST)
+    assert job.run(values={"to": 4}) == Final("completed")
+    assert job.log() == "".join(f"iter {step}: loss {1 / step:.4f}, time 5ms\n" for step in (1, 2, 3, 4))
+    assert job.curve() == [(1, 1.0), (2, 0.5), (3, 0.3333), (4, 0.25)]
+    assert job.depot.delivered == ["out/model.safetensors", "run.json"]
+    assert job.facts()["command"] == ["python", "train.py", "--to", "4"]
+    assert job.facts()["curves"][0]["rule"] == "iterations"
+    assert [item["file"] for item in job.items("event") if item["kind"] == "checkpoint"][-1] == "out/ckpt-4"
+    assert (job.facts()["lane"] is not None) == job.boxed
+
+
+def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint(job: Job) -> None:
+    job.write("train.py", COUNT)
+    job.write("yard.toml", MANIFEST)
+    running = job.run_aside(arguments=["--pause", "0.05"], values={"to": 1000})
+    job.wait_for(lambda: len(job.curve()) > 5)
+    job.order = "stop"
+    assert job.ended(running).outcome == "stopped"
+    reached = job.curve()[-1][0]
+    assert job.run(values={"to": reached + 3}).outcome == "completed"
+    assert [step for step, _ in job.curve()] == [reached + 1, reached + 2, reached + 3]
+    assert job.facts()["command"][-2] == "--resume"
+    assert job.facts()["resumed_from"] == f"ckpt-{reached}"
+
+
+def test_a_script_may_use_its_last_seconds_to_save(job: Job) -> None:
+    job.write("main.py", """
+        import os, signal, sys, time
+        def save(number, frame):
+            os.makedirs("checkpoints", exist_ok=True)
+            open("checkpoints/last", "w").write("saved")
+            print("saved", flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, save)
+        print("loss: 1.0", flush=True)
+        time.sleep(60)
+    """)  # fmt: skip
+    running = job.run_aside()
+    job.wait_for(lambda: "loss" in job.log())
+    job.order = "stop"
+    assert job.ended(running).outcome == "stopped"
+    assert job.log().endswith("saved\n")
+
+
+def test_a_script_that_will_not_end_is_ended_with_everything_it_started(job: Job) -> None:
+    job.write("train.py", """
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in range(5):
+            if os.fork() == 0:
+                if os.fork() == 0:
+                    os.setsid()
+                time.sleep(60)
+        print("loss: 1.0", flush=True)
+        time.sleep(60)
+    """)  # fmt: skip
+    running = job.run_aside(grace=1.5)
+    job.wait_for(lambda: "loss" in job.log())
+    job.order = "stop"
+    assert job.ended(running).outcome == "stopped"
+    assert "ended by force" in job.log()
+
+
+def test_a_cancelled_script_is_gone_at_once(job: Job) -> None:
+    job.write("train.py", "import time\nprint('loss: 1.0', flush=True)\ntime.sleep(60)\n")
+    running = job.run_aside()
+    job.wait_for(lambda: "loss" in job.log())
+    job.order = "cancel"
+    assert job.ended(running).outcome == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "told"),
+    [
+        ("raise SystemExit(3)", "member_code", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "member_code", "signal"),
+        ("1 / 0", "member_code", "exit code 1"),
+    ],
+)
+def test_a_script_that_fails_says_how(job: Job, text: str, cause: str, told: str) -> None:
+    job.write("train.py", text)
+    final = job.run()
+    assert (final.outcome, final.cause) == ("failed", cause)
+    assert told in str(final.message)
+
+
+def test_a_script_is_found_chosen_or_asked_for(job: Job) -> None:
+    job.write("a.py", "print('a')")
+    job.write("b.py", "print('b')")
+    final = job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert "a.py, b.py" in str(final.message)
+    assert job.run(entry="b.py").outcome == "completed"
+    assert job.log().startswith("b\n")
+
+
+def test_samples_and_the_helper_reach_the_page(job: Job) -> None:
+    job.write("train.py", """
+        import os
+        from trainyard import log
+        os.makedirs("samples")
+        open("samples/step-3.txt", "w").write("once upon a time")
+        open("samples/picture.bin", "wb").write(b"\\x89PNG\\r\\n\\x1a\\n" + bytes(40_000))
+        for step in range(3):
+            log(reward=step / 2, step=step)
+    """)  # fmt: skip
+    assert job.run().outcome == "completed"
+    assert job.curve("reward") == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    shown = job.items("samples")
+    assert {(item["name"], item["type"], item["pieces"]) for item in shown} == {
+        ("picture.bin", "png", 3), ("step-3.txt", "text", 1),
+    }  # fmt: skip
+    assert next(item for item in shown if item["type"] == "text")["step"] == 3
+
+
+def test_only_files_the_job_has_written_are_kept(own_job: Job) -> None:
+    own_job.write("outputs/old.txt", "from last year")
+    os.utime(own_job.script / "outputs/old.txt", (1e9, 1e9))
+    own_job.write("train.py", "open('outputs/new.txt', 'w').write('x'); open('elsewhere.txt', 'w').write('x')")
+    assert own_job.run().outcome == "completed"
+    assert own_job.depot.delivered == ["outputs/new.txt", "run.json"]
+
+
+def test_a_link_among_the_outputs_is_not_followed(job: Job) -> None:
+    job.write("train.py", """
+        import os
+        os.makedirs("output")
+        os.symlink("/etc/passwd", "output/stolen.txt")
+        open("output/mine.txt", "w").write("x")
+    """)  # fmt: skip
+    assert job.run().outcome == "completed"
+    assert job.depot.delivered == ["output/mine.txt", "run.json"]
+
+
+def test_a_script_gets_the_variables_its_owner_allows_and_no_others_and_they_are_masked(
+    own_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"HF_TOKEN": "hf_allowed", "WANDB_ENTITY": "our-laboratory", "OTHER_TOKEN": "other_secret"}.items():
+        monkeypatch.setenv(name, value)
+        own_job.environment[name] = value
+    own_job.allowed = ("HF_TOKEN", "WANDB_ENTITY")
+    own_job.write("train.py", """
+        import os
+        print(os.environ["HF_TOKEN"] == "hf_" + "allowed", "OTHER_TOKEN" in os.environ)
+        print(os.environ["HF_TOKEN"], os.environ["WANDB_ENTITY"])
+    """)  # fmt: skip
+    assert own_job.run().outcome == "completed"
+    assert own_job.log().startswith("True False\n*** ***\n")
+
+
+def test_a_variable_that_is_not_allowed_is_asked_for_in_vain(own_job: Job) -> None:
+    own_job.environment |= {"OTHER_TOKEN": "other_secret_value"}
+    own_job.write("train.py", "print('never')")
+    final = own_job.run(environment=["OTHER_TOKEN"])
+    assert (final.outcome, final.cause) == ("failed", "data")
+    assert "--pass-env OTHER_TOKEN" in str(final.message)
+
+
+def test_requirements_make_an_environment_of_their_own_which_is_kept(own_job: Job) -> None:
+    own_job.write("requirements.txt", "# nothing but the standard library\n")
+    own_job.write("train.py", "import sys\nprint(sys.prefix)")
+    assert own_job.run().outcome == "completed"
+    made = list((own_job.folder.parent / "environments").glob("*/bin/python"))
+    assert len(made) == 1
+    assert str(made[0].parent.parent) in own_job.log()
+    began = made[0].lstat().st_mtime_ns
+    assert own_job.run().outcome == "completed"
+    assert made[0].lstat().st_mtime_ns == began
+    assert "Making an environment" not in own_job.log()
+
+
+def test_requirements_that_cannot_be_had_fail_the_job_and_leave_no_environment(own_job: Job) -> None:
+    own_job.write("requirements.txt", "./no-such-folder\n")
+    own_job.write("train.py", "print('never')")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert list((own_job.folder.parent / "environments").glob("*/bin")) == []
+
+
+def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    one = Job(tmp_path, True)
+    one.write("requirements.txt", "torch\nno-such-package>=2\n")
+    one.write("train.py", "print('never')")
+    final = one.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert "no-such-package>=2" in str(final.message)
+    assert "torch," not in str(final.message)
+
+
+def test_an_interpreter_must_lie_in_an_allowed_folder(own_job: Job) -> None:
+    own_job.write("train.py", "print('ran')")
+    refused = own_job.run(python="/bin/sh")
+    assert (refused.outcome, refused.cause) == ("failed", "data")
+    link = own_job.script / "bin" / "python3"
+    link.parent.mkdir()
+    link.symlink_to(sys.executable)
+    assert own_job.run(python=str(link)).outcome == "completed"
+
+
+def test_a_folder_that_anybody_may_write_to_is_refused(own_job: Job) -> None:
+    own_job.write("train.py", "print('never')")
+    own_job.script.chmod(0o777)
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "data")
+    assert "chmod o-w" in str(final.advice)
+
+
+def test_a_script_whose_driver_is_killed_dies_with_it(job: Job) -> None:
+    job.write("train.py", "import time\nprint('loss: 1.0', flush=True)\ntime.sleep(60)\n")
+    running = job.run_aside()
+    job.wait_for(lambda: "loss" in job.log())
+    os.kill(job.child.pid, 9)
+    final = job.ended(running)
+    assert (final.outcome, final.cause) == ("failed", "member_machine")
+
+
+def test_what_a_helper_of_the_script_prints_after_its_end_is_not_waited_for_long(job: Job) -> None:
+    job.write("train.py", """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(60)
+            os._exit(0)
+        print("loss: 1.0", flush=True)
+    """)  # fmt: skip
+    assert job.run().outcome == "completed"

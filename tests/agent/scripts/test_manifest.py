@@ -1,0 +1,127 @@
+"""yard.toml: what it may say, what is refused in a sentence, and the command line that comes of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.scripts.manifest import BadManifest, Manifest, command_line, entry_of, parse
+
+WHOLE = b"""
+entry = "src/train.py"
+arguments = ["--config", "small.json", "model={size}"]
+requirements = "requirements.txt"
+outputs = ["out/*.safetensors"]
+checkpoints = ["out/ckpt-*"]
+resume = ["--resume", "{checkpoint}"]
+samples = "pictures"
+
+[parameters.lr]
+type = "float"
+default = 0.001
+minimum = 0.0
+maximum = 1.0
+label = "Learning rate"
+
+[parameters.size]
+type = "choice"
+choices = ["small", "large"]
+default = "small"
+
+[parameters.amp]
+type = "flag"
+argument = "--use-amp"
+"""
+
+
+def test_everything_it_says_is_read() -> None:
+    manifest = parse(WHOLE)
+    assert (manifest.entry, manifest.samples) == ("src/train.py", "pictures")
+    assert [(p.name, p.kind, p.default, p.label) for p in manifest.parameters] == [
+        ("lr", "float", 0.001, "Learning rate"), ("size", "choice", "small", "size"), ("amp", "flag", None, "amp"),
+    ]  # fmt: skip
+    assert parse(b"") == Manifest()
+
+
+def test_the_command_line_places_values_where_they_are_named_and_the_rest_as_flags() -> None:
+    manifest = parse(WHOLE)
+    values, wrong = manifest.values({"amp": True})
+    assert not wrong
+    line = command_line(manifest, "src/train.py", None, values, "/work/out/ckpt-7")
+    assert line == [
+        "src/train.py", "--config", "small.json", "model=small", "--lr", "0.001", "--use-amp", "--resume", "/work/out/ckpt-7",
+    ]  # fmt: skip
+    assert command_line(manifest, "src/train.py", ["-x"], {"lr": None, "amp": False}, None) == ["src/train.py", "-x"]
+
+
+def test_values_that_do_not_fit_get_a_sentence_each() -> None:
+    _, wrong = parse(WHOLE).values({"lr": 2, "size": "huge", "amp": "yes", "speed": 1})
+    assert wrong == {
+        "lr": "Learning rate must be a number from 0 to 1.",
+        "size": "size must be one of small, large.",
+        "amp": "amp must be true or false.",
+        "speed": "yard.toml declares no parameter speed. It declares: amp, lr, size.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("entry = ", "not valid TOML"),
+        ("entrance = 'train.py'", "there is no key 'entrance'"),
+        ("entry = '../train.py'", "does not lie below"),
+        ("entry = '/etc/train.py'", "does not lie below"),
+        ("entry = 'run.sh'", "no Python file"),
+        ("entry = 3", "entry must be a text"),
+        ("arguments = 'a b'", "arguments must be a list"),
+        ("outputs = ['../*']", "does not lie below"),
+        ("outputs = ['..\\\\secrets']", "does not lie below"),
+        ("resume = ['--resume']", "must hold {checkpoint}"),
+        ("parameters = 3", "parameters must be"),
+        ("[parameters.lr]\ntype = 'number'", "type must be one of"),
+        ("[parameters.lr]\ntype = 'float'\ndefault = 'x'", "default: lr must be a number"),
+        ("[parameters.lr]\ntype = 'float'\nminimum = nan", "minimum must be a number"),
+        ("[parameters.m]\ntype = 'choice'", "needs choices"),
+        ("[parameters.m]\nkind = 'int'", "there is no key 'kind'"),
+        ("[parameters.'a b']", "a parameter is a table with a name"),
+        ("x = " + "[" * 5000, "yard.toml"),
+        ("#" * 70_000, "larger than 64 KiB"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, told: str) -> None:
+    with pytest.raises(BadManifest, match=r"yard\.toml") as refusal:
+        parse(text.encode())
+    assert told in str(refusal.value)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
+def test_any_bytes_are_a_manifest_or_a_refusal(data: bytes) -> None:
+    try:
+        assert isinstance(parse(data), Manifest)
+    except BadManifest as refusal:
+        assert str(refusal)
+
+
+def test_the_script_is_chosen_declared_or_found() -> None:
+    files = {"train.py", "main.py", "lib/util.py", "other.py"}
+    assert entry_of(Manifest(), files) == "train.py"
+    assert entry_of(Manifest(), files - {"train.py"}) == "main.py"
+    assert entry_of(Manifest(entry="other.py"), files) == "other.py"
+    assert entry_of(Manifest(entry="other.py"), files, "lib/util.py") == "lib/util.py"
+    assert entry_of(Manifest(), {"lib/only.py", "README.md"}) == "lib/only.py"
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen", "told"),
+    [
+        ({"a.py", "b.py"}, None, "Choose one of a.py, b.py."),
+        ({"README.md"}, None, "no Python file in it at all"),
+        ({"a.py"}, "b.py", "There is no file b.py"),
+        ({f"s{number:02}.py" for number in range(20)}, None, "and 10 more"),
+    ],
+)
+def test_a_script_that_is_not_found_is_asked_for_with_the_choices(files: set[str], chosen: str | None, told: str) -> None:
+    with pytest.raises(BadManifest) as refusal:
+        entry_of(Manifest(), files, chosen)
+    assert told in str(refusal.value)

@@ -1,0 +1,257 @@
+"""Scripts as jobs: what may be ordered where, what they cost, what they show. On SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from models.accounts import User
+from models.agents import Agent
+from models.base import db, transaction
+from models.datasets import DatasetVersion
+from models.training_jobs import TrainingJob
+from services import agents, api_keys, credits, datasets, training_jobs, uploads, workers
+from services.errors import Invalid, NotFound, Unavailable
+from services.reconcile import reconcile
+from services.training_jobs import Order
+from tests.factories import hello, make_dataset, on_plan, order
+from tests.services.test_training_jobs import begin, fresh, minutes_later
+
+SCRIPT = {"train.py": "print('loss: 1')", "yard.toml": '[parameters.lr]\ntype = "float"\nmaximum = 1.0\n'}
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def make_script(owner: User, files: dict[str, str] | None = None, name: str = "my script") -> DatasetVersion:
+    upload = uploads.receive(owner, "project.zip", io.BytesIO(zipped(SCRIPT if files is None else files)))
+    return datasets.create(owner, upload, name, "script", None)
+
+
+def script_order(**given: Any) -> Order:
+    values: dict[str, Any] = {
+        "name": "mine", "recipe": "script", "base_model": "yard-tiny", "place": "server", "parameters": {"max_minutes": 30},
+    }  # fmt: skip
+    return Order(**{**values, **given})
+
+
+def with_walls(lane: int | None = 2) -> None:
+    """A worker of the server reports what it can wall off."""
+    told = {"lane": lane, "lane_name": f"lane {lane}", "walls": [], "todo": ["Install bubblewrap."], "facts": {}}
+    workers.report("worker-1", "here", 1, "cpu", told)
+
+
+def make_script_machine(owner: User, scripts: bool = True) -> Agent:
+    key, _ = api_keys.create(owner, "key", "agent")
+    machine = {**hello()["machine"], "scripts": scripts}
+    return agents.enrol(key, hello(machine=machine, ready=False, missing=["torch"]), session="s")
+
+
+@pytest.fixture
+def boxed(app: Flask, alice: User) -> TrainingJob:
+    """A script of alice's, ordered for the server, half an hour at most."""
+    on_plan(alice, "basic")
+    with_walls()
+    return training_jobs.create(alice, script_order(dataset_id=make_script(alice).dataset_id))
+
+
+class TestUploading:
+    def test_a_zip_is_looked_into(self, app: Flask, alice: User) -> None:
+        version = make_script(alice, {"project/train.py": "", "project/lib/util.py": "", "project/data.csv": "1"})
+        assert (version.format, version.rows) == ("script", 3)
+        assert version.quality["scripts"] == ["lib/util.py", "train.py"] or set(version.quality["scripts"]) == {
+            "train.py", "lib/util.py",
+        }  # fmt: skip
+        assert datasets.preview(version) == []
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({"README.md": "nothing"}, "no Python file"),
+            ({"../train.py": ""}, "train.py"),
+            ({"train.py": "", "yard.toml": "entry = 'other.py'"}, "no file other.py"),
+            ({"train.py": "", "yard.toml": "speed = 1"}, "no key 'speed'"),
+        ],
+    )
+    def test_what_cannot_run_is_refused_in_a_sentence(
+        self, app: Flask, alice: User, files: dict[str, str], told: str
+    ) -> None:
+        with pytest.raises(Invalid) as refusal:
+            make_script(alice, files)
+        assert told in refusal.value.fields["file"]
+        assert datasets.list_for(alice) == []
+
+    def test_data_is_no_script_and_a_script_no_data(self, app: Flask, alice: User) -> None:
+        with pytest.raises(Invalid, match="zip"):
+            upload = uploads.receive(alice, "rows.jsonl", io.BytesIO(b'{"prompt": "a", "completion": "b"}\n'))
+            datasets.create(alice, upload, "rows", "script", None)
+        make_script(alice, name="mine")
+        with pytest.raises(Invalid, match="already"):
+            make_dataset(alice, "mine")
+
+
+class TestOrdering:
+    def test_on_the_server_the_minutes_are_set_aside(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        assert (boxed.quoted, boxed.at_most, boxed.base_model) == (30, 30, "none")
+        assert credits.spendable(alice.id) == 170
+
+    @pytest.mark.parametrize("lane", [None, 0])
+    def test_without_walls_the_server_refuses_and_says_what_to_install(
+        self, app: Flask, alice: User, lane: int | None
+    ) -> None:
+        on_plan(alice, "basic")
+        if lane is not None:
+            with_walls(lane)
+        with pytest.raises(Unavailable) as refusal:
+            training_jobs.create(alice, script_order(dataset_id=make_script(alice).dataset_id))
+        assert refusal.value.message
+        assert training_jobs.list_for(alice) == [] and credits.spendable(alice.id) == 200
+
+    @pytest.mark.parametrize(
+        ("parameters", "field"),
+        [
+            ({"entry": "other.py"}, "parameters.entry"),
+            ({"entry": "../train.py"}, "parameters.entry"),
+            ({"values": {"lr": 3}}, "parameters.values.lr"),
+            ({"values": {"speed": 3}}, "parameters.values.speed"),
+            ({"python": "/usr/bin/python3"}, "parameters.python"),
+            ({"environment": ["HF_TOKEN"]}, "parameters.environment"),
+            ({"environment": ["A=B"]}, "parameters.environment"),
+            ({"outputs": ["/etc/*"]}, "parameters.outputs"),
+            ({"max_minutes": 0}, "parameters.max_minutes"),
+            ({"arguments": "--x"}, "parameters.arguments"),
+            ({"learning_rate": 1}, "parameters.learning_rate"),
+        ],
+    )
+    def test_what_cannot_be_is_named(self, app: Flask, alice: User, parameters: dict[str, Any], field: str) -> None:
+        on_plan(alice, "basic")
+        with_walls()
+        with pytest.raises(Invalid) as refusal:
+            training_jobs.create(alice, script_order(dataset_id=make_script(alice).dataset_id, parameters=parameters))
+        assert list(refusal.value.fields) == [field]
+
+    def test_a_machine_runs_a_folder_of_its_own_even_without_torch(self, app: Flask, alice: User) -> None:
+        agent = make_script_machine(alice)
+        job = training_jobs.create(
+            alice, script_order(place={"agent": agent.id}, local_path="/home/alice/models/project", parameters={})
+        )
+        spec = training_jobs.spec_of(job)
+        assert (spec.data, spec.base_model) == ({"kind": "local", "path": "/home/alice/models/project"}, "none")
+        assert credits.spendable(alice.id) == 20
+
+    def test_a_machine_that_allows_no_scripts_gets_none(self, app: Flask, alice: User) -> None:
+        agent = make_script_machine(alice, scripts=False)
+        with pytest.raises(Invalid) as refusal:
+            training_jobs.create(alice, script_order(place={"agent": agent.id}, local_path="/home/alice/models/project"))
+        assert "--allow-scripts" in refusal.value.fields["place"]
+
+    def test_what_the_server_keeps_never_runs_on_a_machine(self, app: Flask, alice: User) -> None:
+        agent = make_script_machine(alice)
+        with pytest.raises(Invalid, match="never what a server sends"):
+            training_jobs.create(
+                alice, script_order(place={"agent": agent.id}, dataset_id=make_script(alice).dataset_id)
+            )
+
+    def test_a_script_is_not_trained_on_and_data_does_not_run(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "basic")
+        with_walls()
+        with pytest.raises(Invalid, match="is a script"):
+            training_jobs.create(alice, order(make_script(alice)))
+        with pytest.raises(Invalid, match="is data"):
+            training_jobs.create(alice, script_order(dataset_id=make_dataset(alice).dataset_id))
+
+    def test_somebody_elses_script_does_not_exist(self, app: Flask, alice: User, bob: User) -> None:
+        on_plan(alice, "basic")
+        with_walls()
+        with pytest.raises(NotFound):
+            training_jobs.create(alice, script_order(dataset_id=make_script(bob).dataset_id))
+
+
+class TestPaying:
+    def test_a_silent_script_is_paid_by_the_clock(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        training_jobs.renew(job.id, 1)
+        assert fresh(job).charged == 0  # getting ready is not training
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "stage", "stage": "train", "message": "It runs."}])
+        assert fresh(job).charged == 1
+        minutes_later(job, 2.5)
+        training_jobs.renew(job.id, 1)
+        training_jobs.renew(job.id, 1)
+        assert fresh(job).charged == 3
+        training_jobs.end(job.id, 1, training_jobs.Final("failed", "member_code", "Exit code 1."))
+        assert fresh(job).state == "failed" and fresh(job).charged - fresh(job).refunded == 3
+        assert credits.spendable(alice.id) == 197
+        assert reconcile() == []
+
+    def test_the_time_that_was_asked_for_is_the_most_it_costs(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "stage", "stage": "train"}])
+        minutes_later(job, 45)
+        assert training_jobs.renew(job.id, 1) == "stop"
+        training_jobs.end(job.id, 1, training_jobs.Final("stopped"))
+        assert (fresh(job).state, fresh(job).error_cause, fresh(job).charged) == ("paused", "out_of_credits", 30)
+        training_jobs.resume(alice, job.id)
+        assert fresh(job).at_most == 60 and credits.spendable(alice.id) == 140
+
+    def test_a_fault_of_ours_is_paid_back(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "stage", "stage": "train"}])
+        training_jobs.end(job.id, 1, training_jobs.Final("failed", "platform", "The sandbox broke."))
+        assert (fresh(job).state, fresh(job).attempt) == ("queued", 2)
+        assert fresh(job).charged - fresh(job).refunded == 0
+
+
+class TestShowing:
+    def piece(self, number: int, of: int, data: bytes, name: str = "step-4.png") -> dict[str, Any]:
+        told = {"name": name, "step": 4, "type": "png", "bytes": 6, "piece": number, "pieces": of}
+        return {**told, "data": base64.b64encode(data).decode()}
+
+    def test_a_sample_is_shown_once_it_is_whole(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        training_jobs.record(job.id, 1, "samples", 1, [self.piece(0, 2, b"abc")])
+        assert training_jobs.samples_of(job.id) == []
+        text = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
+        training_jobs.record(job.id, 1, "samples", 2, [self.piece(1, 2, b"def"), text])
+        newest, image = training_jobs.samples_of(job.id)
+        assert (newest["text"], newest["step"], newest["kind"]) == ("hello", 7, "text")
+        assert training_jobs.image_of(job.id, image["number"]) == (b"abcdef", "image/png")
+        with pytest.raises(NotFound):
+            training_jobs.image_of(job.id, newest["number"])
+        assert training_jobs.samples_of(job.id, before=newest["number"]) == [image]
+
+    @pytest.mark.parametrize("change", [
+        {"type": "svg"}, {"piece": 2}, {"pieces": 10_000}, {"data": "<script>"}, {"data": None}, {"piece": True},
+    ])  # fmt: skip
+    def test_what_is_no_sample_is_refused(self, app: Flask, alice: User, boxed: TrainingJob, change: Any) -> None:
+        job = begin(boxed)
+        with pytest.raises(Invalid):
+            training_jobs.record(job.id, 1, "samples", 1, [{**self.piece(0, 2, b"abc"), **change}])
+
+    def test_a_reading_that_is_wrong_is_put_away(self, app: Flask, alice: User, bob: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        rule = {"rule": "pairs", "label": "", "example": "", "names": ["loss"], "points": 3}
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "facts", "curves": [rule]}])
+        assert training_jobs.hide_curves(alice, job.id, ["pairs"]).curves_off == ["pairs"]
+        assert training_jobs.hide_curves(alice, job.id, []).curves_off == []
+        with pytest.raises(Invalid, match="There are: pairs"):
+            training_jobs.hide_curves(alice, job.id, ["bars"])
+        with pytest.raises(NotFound):
+            training_jobs.hide_curves(bob, job.id, [])
+
+    def test_the_terms_of_a_server_script_name_the_walls_it_must_have(self, app: Flask, boxed: TrainingJob) -> None:
+        terms = training_jobs.terms_of(boxed.id)["sandbox"]
+        assert terms["lane"] == 1 and terms["limits"]["wall_seconds"] <= 30 * 60 + 300
+        with transaction():
+            job = db.session.get_one(TrainingJob, boxed.id)
+            job.recipe = "language"
+        assert training_jobs.terms_of(boxed.id) == {}
