@@ -9,6 +9,7 @@ from models.agents import Agent
 from models.base import db
 from models.datasets import SCRIPT_KIND, DatasetVersion
 from models.training_jobs import TrainingJob
+from services import workers
 from services.gateways import gateways
 from services.training_jobs.estimate import Quote
 
@@ -20,8 +21,6 @@ def faults(parameters: dict[str, Any], data: DatasetVersion | None, agent: Agent
     """A sentence for each field of an order that cannot be carried out. Raises Unavailable on a server without walls."""
     if agent is not None:
         return _faults_on_a_machine(data, agent)
-    from services import workers
-
     workers.refuse_scripts()
     fields = {
         f"parameters.{name}": "This is for a script on a machine of yours. On the server its own Python runs it."

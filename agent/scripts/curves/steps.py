@@ -1,0 +1,109 @@
+"""Where the training is, as far as the lines so far have told: every point gets a step on one axis.
+
+The finest count wins. Batches within an epoch are laid end to end; an epoch itself is a step only while nothing finer was
+seen; a line that is silent belongs to the newest step; where there never was one, each rule counts its own points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .lines import Reading
+from .points import MAX_STEP
+
+_MAX_COUNTED_NAMES = 500
+
+
+class Steps:
+    """The newest step and epoch, and what is needed to go on from them."""
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        self.epochs: int | None = None
+        self.total: int | None = None
+        self.serves = False  # whether values were given the newest step of the bar that leads
+        self.is_told_by_bars = False
+        self._fine: int | None = None
+        self._fine_is_certain = True
+        self._first_epoch: int | None = None
+        self._longest = 0  # the largest batch seen, where nobody says how many there are
+        self._last: tuple[int, int] | None = None  # epoch and step of the newest line with both
+        self._restarts: bool | None = None
+        self._counters: dict[str, tuple[int, set[str]]] = {}
+
+    def place(self, rule: str, reading: Reading) -> tuple[int, int | None]:
+        """The step of a reading and the total it tells of, if any."""
+        if reading.epoch is not None:
+            self.at_epoch(reading.epoch, reading.epochs)
+        if reading.batch is not None and (reading.epoch is not None or self.epoch is not None):
+            return self._moved(self.laid_out(reading.batch, reading.batches), self._laid_total(reading.batches))
+        if reading.step is not None:
+            return self._at_step(reading)
+        if reading.batch is not None:
+            return self._moved(reading.batch, reading.batches)
+        if reading.epoch is not None and not (self._fine is not None and self._fine_is_certain):
+            return reading.epoch, reading.epochs
+        return self.newest(rule, reading.values)
+
+    def at_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """The training is in this epoch."""
+        if self._first_epoch is None or epoch == 0:
+            self._first_epoch = min(epoch, 1)
+        self.epoch, self.epochs = epoch, epochs if epochs is not None else self.epochs
+
+    def laid_out(self, batch: int, batches: int | None) -> int:
+        """The step of a batch of the epoch we are in, with the epochs before it in front."""
+        before = (self.epoch or 0) - (self._first_epoch or 0)
+        step = before * (batches or self._longest) + batch
+        if not batches:
+            self._longest = max(self._longest, batch)
+        return step
+
+    def newest(self, rule: str, names: Iterable[str]) -> tuple[int, int | None]:
+        """The step of a line that is silent about it."""
+        if self._fine is not None:
+            self.serves = True
+            return self._fine, self.total
+        if self.epoch is not None:
+            return self.epoch, self.epochs
+        return self._counted(rule, names), None
+
+    def moved_to(self, step: int, total: int | None, certain: bool = True, by_bar: bool = False) -> None:
+        """A bar or a line has told the newest step. One that is not `certain` does not serve lines with an epoch."""
+        if not 0 <= step < MAX_STEP:
+            return
+        self.is_told_by_bars = by_bar
+        self._fine, self._fine_is_certain = step, certain
+        self.total = total if total is not None and step <= total < MAX_STEP else None
+
+    def _moved(self, step: int, total: int | None) -> tuple[int, int | None]:
+        if not 0 <= step < MAX_STEP:
+            return self._fine or 0, self.total
+        self.moved_to(step, total)
+        return step, self.total
+
+    def _laid_total(self, batches: int | None) -> int | None:
+        return batches * self.epochs if batches and self.epochs else None
+
+    def _at_step(self, reading: Reading) -> tuple[int, int | None]:
+        """`step` counts from the start or, where an epoch stands beside it, may begin again with each."""
+        assert reading.step is not None
+        if reading.epoch is None:
+            return self._moved(reading.step, reading.steps)
+        if self._last is not None and reading.epoch > self._last[0] and self._restarts is None:
+            self._restarts = reading.step <= self._last[1]
+        self._last = (reading.epoch, reading.step)
+        begins_again = self._restarts if self._restarts is not None else bool(reading.steps)
+        if not begins_again:
+            self._longest = max(self._longest, reading.step)
+            return self._moved(reading.step, None)
+        return self._moved(self.laid_out(reading.step, reading.steps), self._laid_total(reading.steps))
+
+    def _counted(self, rule: str, names: Iterable[str]) -> int:
+        """The rule's own count: one further whenever a name comes again, so that lines about one step share it."""
+        count, seen = self._counters.get(rule, (0, set()))
+        if not seen.isdisjoint(names) or len(seen) > _MAX_COUNTED_NAMES:
+            count, seen = min(count + 1, MAX_STEP - 1), set()
+        seen.update(names)
+        self._counters[rule] = (count, seen)
+        return count

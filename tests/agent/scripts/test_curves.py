@@ -1,0 +1,378 @@
+"""Curves out of what well-known training scripts print, and nothing out of what is no curve."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.scripts.curves import MAX_STEP, RULES, Curves, Point
+
+PRINTED = Path(__file__).parent / "printed"
+Form = tuple[str, str, int, dict[str, float | None], int | None]
+
+# A line as it is printed, the rule it belongs to, the step it is at when it is the first one, its values, its total.
+FORMS: list[Form] = [
+    # nanoGPT, and what was made after it
+    ("iter 10: loss 2.31, time 5ms, mfu 3%", "iterations", 10, {"loss": 2.31, "mfu": 3}, None),
+    ("iter 20: loss nan, time 5.20ms, mfu -100.00%", "iterations", 20, {"loss": None, "mfu": -100}, None),
+    ("step 250: train loss 2.1, val loss 2.3", "iterations", 250, {"train_loss": 2.1, "val_loss": 2.3}, None),
+    (
+        "step   30/74 | loss 11.009463 (+nanz)| norm 15.8 (+nanz)| lr 8.57e-07 | 3027.07 ms | 46.7% bf16 MFU | 173218 tok/s",
+        "iterations", 30, {"loss": 11.009463, "norm": 15.8, "lr": 8.57e-07}, 74,
+    ),
+    (
+        "step:260/1750 train_loss:3.2821 val_loss:3.2789 train_time:1000ms step_avg:100.01ms",
+        "iterations", 260, {"train_loss": 3.2821, "val_loss": 3.2789}, 1750,
+    ),
+    ("step 0 loss 0.89, accuracy 50.0%", "iterations", 0, {"loss": 0.89, "accuracy": 50}, None),
+    ("iter 100, loss: 80.123", "iterations", 100, {"loss": 80.123}, None),
+    ("  3000/ 200000: 2.1453", "", 0, {}, None),  # makemore: a number without a name is no curve
+    ("step 500 | loss 3.2951 | step time 20.11ms", "iterations", 500, {"loss": 3.2951}, None),
+    # PyTorch's examples and tutorials
+    ("Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.300", "epochs", 640, {"loss": 2.3}, None),
+    (
+        "Test set: Average loss: 0.0500, Accuracy: 9833/10000 (98%)",
+        "pairs", 0, {"test_average_loss": 0.05, "test_accuracy": 0.9833}, None,
+    ),
+    ("[1,  2000] loss: 2.173", "epochs", 2000, {"loss": 2.173}, None),
+    ("loss: 2.303494  [   64/60000]", "epochs", 64, {"loss": 2.303494}, 60000),
+    (" Accuracy: 45.5%, Avg loss: 2.158", "pairs", 0, {"accuracy": 45.5, "avg_loss": 2.158}, None),
+    ("train Loss: 0.5922 Acc: 0.6844", "pairs", 0, {"train_loss": 0.5922, "train_acc": 0.6844}, None),
+    ("val Loss: 0.2222 Acc: 0.9216", "pairs", 0, {"val_loss": 0.2222, "val_acc": 0.9216}, None),
+    (
+        "Epoch: [0][  10/5005]\tTime  0.512 ( 1.212)\tData  0.001 (0.1)\tLoss 6.9123e+00 (6.9512e+00)\tAcc@1   0.39 (  0.1)",
+        "epochs", 10, {"loss": 6.9123, "acc@1": 0.39}, None,
+    ),
+    (
+        "| epoch   1 |   200/ 2983 batches | lr 20.00 | ms/batch 13.21 | loss  7.63 | ppl  2053.20",
+        "epochs", 200, {"lr": 20, "loss": 7.63, "ppl": 2053.2}, None,
+    ),
+    (
+        "| end of epoch   1 | time: 44.27s | valid loss  5.63 | valid ppl   279.20",
+        "epochs", 1, {"valid_loss": 5.63, "valid_ppl": 279.2}, None,
+    ),
+    (
+        "Episode 10\tLast reward: 50.00\tAverage reward: 12.31",
+        "iterations", 10, {"last_reward": 50, "average_reward": 12.31}, None,
+    ),
+    ("Epoch [1/5], Step [100/600], Loss: 0.1234", "epochs", 100, {"loss": 0.1234}, 3000),
+    ("loss: tensor(0.5123, grad_fn=<NllLossBackward0>)", "pairs", 0, {"loss": 0.5123}, None),
+    # epochs in prose
+    ("Epoch 3/10 loss=0.42 acc=0.91", "epochs", 3, {"loss": 0.42, "acc": 0.91}, 10),
+    ("epoch 3 ... acc=0.91", "epochs", 3, {"acc": 0.91}, None),
+    (
+        "Epoch: 010, Loss: 1.5, Train: 0.6, Val: 0.5, Test: 0.6",
+        "epochs", 10, {"loss": 1.5, "train": 0.6, "val": 0.5, "test": 0.6}, None,
+    ),
+    ("\tTrain Loss: 0.512 | Train Acc: 75.21%", "pairs", 0, {"train_loss": 0.512, "train_acc": 75.21}, None),
+    ("\t Val. Loss: 0.4 |  Val. Acc: 80.1%", "pairs", 0, {"val_loss": 0.4, "val_acc": 80.1}, None),
+    # larger frameworks
+    (
+        "Train: 0 [  50/1251 (  4%)]  Loss: 6.954 (6.95)  Time: 1.211s,  200.1/s  (1.2s, 200/s)  LR: 1.000e-05  Data: 0.011 (0.9)",
+        "epochs", 50, {"loss": 6.954, "lr": 1e-05}, None,
+    ),
+    (
+        "Epoch: [0]  [  20/1251]  eta: 0:10:00  lr: 0.000100  loss: 6.9123 (6.9511)  time: 0.5121  data: 0.0112  max mem: 5000",
+        "epochs", 20, {"lr": 0.0001, "loss": 6.9123}, None,
+    ),
+    (
+        "[12/10 12:30:05 d2.utils.events]:  eta: 0:05:00  iter: 319  total_loss: 2.5  loss_cls: 0.5  time: 0.5  lr: 0.0001  max_mem: 3000M",
+        "iterations", 319, {"total_loss": 2.5, "loss_cls": 0.5, "lr": 0.0001}, None,
+    ),
+    (
+        "2026-01-02 12:00:00,123 - mmdet - INFO - Epoch [1][350/7330]\tlr: 9.890e-04, eta: 1 day, 0:00:00, time: 0.5, "
+        "data_time: 0.05, memory: 3000, loss_rpn_cls: 0.5, acc: 95.2, loss: 2.3",
+        "epochs", 350, {"lr": 9.89e-04, "loss_rpn_cls": 0.5, "acc": 95.2, "loss": 2.3}, None,
+    ),
+    (
+        "Epoch(train)  [1][ 50/7330]  lr: 9.8000e-04  eta: 1 day, 1:00:00  time: 0.5  data_time: 0.1  memory: 3000  loss: 2.3",
+        "epochs", 50, {"lr": 9.8e-04, "loss": 2.3}, None,
+    ),
+    (
+        " iteration       10/  500000 | consumed samples: 640 | elapsed time per iteration (ms): 500.1 | learning rate: 1.0E-04 "
+        "| lm loss: 9.5E+00 | loss scale: 1.0 | grad norm: 2.3 | number of skipped iterations: 0 |",
+        "iterations", 10, {"learning_rate": 1e-4, "lm_loss": 9.5, "loss_scale": 1, "grad_norm": 2.3}, 500000,
+    ),
+    (
+        "step: 10  loss: 7.5  grad_norm: 2.1  memory: 3.2GiB(4%)  tps: 1,234  mfu: 3.9%",
+        "iterations", 10, {"loss": 7.5, "grad_norm": 2.1, "tps": 1234, "mfu": 3.9}, None,
+    ),
+    (
+        "epoch 001:  500 / 1000 loss=5.2, nll_loss=4.1, ppl=17.2, wps=1000, ups=3.1, wpb=3000, lr=0.0005",
+        "epochs", 500, {"loss": 5.2, "nll_loss": 4.1, "ppl": 17.2, "lr": 0.0005}, None,
+    ),
+    # trees and scikit-learn
+    (
+        "[10]\tvalidation_0-logloss:0.5123\ttrain-rmse:0.3",
+        "iterations", 10, {"validation_0-logloss": 0.5123, "train-rmse": 0.3}, None,
+    ),
+    (
+        "10:\tlearn: 0.6123\ttest: 0.65\tbest: 0.65 (0)\ttotal: 10ms\tremaining: 1s",
+        "iterations", 10, {"learn": 0.6123, "test": 0.65, "best": 0.65}, None,  # CatBoost
+    ),
+    ("[10]\tvalid_0's binary_logloss: 0.61", "iterations", 10, {"binary_logloss": 0.61}, None),
+    ("Iteration 1, loss = 2.31234", "iterations", 1, {"loss": 2.31234}, None),
+    # dictionaries
+    (
+        "{'loss': 2.3, 'grad_norm': 1.2, 'learning_rate': 5e-05, 'epoch': 0.5}",
+        "trainer", 0, {"loss": 2.3, "grad_norm": 1.2, "learning_rate": 5e-05}, None,
+    ),
+    (
+        "{'loss': '2.3', 'grad_norm': 'nan', 'learning_rate': '5e-05', 'epoch': '0.5'}",
+        "trainer", 0, {"loss": 2.3, "grad_norm": None, "learning_rate": 5e-05}, None,
+    ),
+    (
+        "{'eval_loss': 2.1, 'eval_runtime': 1.2, 'eval_samples_per_second': 100.1, 'eval_steps_per_second': 12.2, 'epoch': 1.0}",
+        "trainer", 0, {"eval_loss": 2.1}, None,
+    ),
+    (
+        "{'train_runtime': '100.1', 'train_samples_per_second': '12.3', 'train_loss': '1.9', 'epoch': '5'}",
+        "trainer", 0, {"train_loss": 1.9}, None,
+    ),
+    ('{"step": 5, "loss": 1.2}', "trainer", 5, {"loss": 1.2}, None),
+    ('INFO {"step": 5, "train": {"loss": NaN, "lr": 0.1}}', "trainer", 5, {"train/loss": None, "train/lr": 0.1}, None),
+    ("epoch 0: {'accuracy': np.float64(0.8), 'f1': 0.87}", "trainer", 0, {"accuracy": 0.8, "f1": 0.87}, None),
+    ("{'loss': nan, 'epoch': 6.0}", "trainer", 0, {"loss": None}, None),
+    # bars
+    (" 10%|█         | 50/500 [00:10<01:30,  5.00it/s, loss=0.5, acc=0.25]", "bars", 50, {"loss": 0.5, "acc": 0.25}, 500),
+    ("loss: 0.1234:  10%|█         | 100/1000 [00:10<00:20, 5.00it/s]", "bars", 100, {"loss": 0.1234}, 1000),
+    ("Epochs:  30%|███       | 3/10 [00:10<00:20,  3.00s/it, loss=0.5]", "bars", 3, {"loss": 0.5}, 10),
+    ("Epochs:  30%|███       | 3/10 [00:10<00:20,  3.00s/it]", "bars", 3, {}, 10),
+    ("50it [00:10, 5.00it/s, loss=0.5]", "bars", 50, {"loss": 0.5}, None),
+    ("Training:   2%|▏         | 10/500 [00:10<01:30,  5.00it/s]", "bars", 10, {}, 500),
+    (
+        "Epoch 0:  10%|█         | 50/500 [00:10<00:20, 5.00it/s, v_num=1, train_loss=0.500]",
+        "epochs", 50, {"train_loss": 0.5}, None,
+    ),
+    (" 50/100 [====>....] - 5s 3ms/step - loss: 0.5 - accuracy: 0.9", "epochs", 50, {"loss": 0.5, "accuracy": 0.9}, 100),
+    (
+        "\x1b[1m50/100\x1b[0m \x1b[32m━━━━━━━━━━\x1b[0m\x1b[37m━━━━━\x1b[0m \x1b[1m1s\x1b[0m 30ms/step - accuracy: 0.9 - loss: 0.4",
+        "epochs", 50, {"accuracy": 0.9, "loss": 0.4}, 100,
+    ),
+    ("100/100 - 5s - 50ms/step - loss: 0.3", "epochs", 100, {"loss": 0.3}, 100),
+    # pairs
+    ("step=100 loss=0.5", "iterations", 100, {"loss": 0.5}, None),
+    ("loss: 0.5 | lr: 1e-3", "pairs", 0, {"loss": 0.5, "lr": 0.001}, None),
+    ("INFO:root:average loss: 0.25", "pairs", 0, {"average_loss": 0.25}, None),
+    ("Perplexity: 1,234.5", "pairs", 0, {"perplexity": 1234.5}, None),
+    ("tokens/s: 900.5, loss: 3.0", "pairs", 0, {"tokens/s": 900.5, "loss": 3}, None),
+    ("loss=-0.5 reg=1e-4", "pairs", 0, {"loss": -0.5, "reg": 1e-4}, None),
+]  # fmt: skip
+
+
+def points_of(text: str | bytes, off: tuple[str, ...] = ()) -> list[Point]:
+    curves = Curves(off)
+    return [*curves.feed(text.encode() if isinstance(text, str) else text), *curves.close()]
+
+
+def printed(name: str) -> list[Point]:
+    """The points with values in the output of a script."""
+    return [point for point in points_of((PRINTED / f"{name}.txt").read_bytes()) if point.values]
+
+
+def steps(points: list[Point], name: str) -> list[tuple[int, float | None]]:
+    return [(point.step, point.values[name]) for point in points if name in point.values]
+
+
+@pytest.mark.parametrize(("line", "rule", "step", "values", "total"), FORMS, ids=[form[0][:40] for form in FORMS])
+def test_a_printed_line_gives_its_point(
+    line: str, rule: str, step: int, values: dict[str, float | None], total: int | None
+) -> None:
+    assert points_of(line + "\n") == ([Point(rule, step, values, total)] if rule else [])
+
+
+@pytest.mark.parametrize("line", (PRINTED / "ordinary_log.txt").read_text().splitlines())
+def test_an_ordinary_line_gives_no_curve(line: str) -> None:
+    assert points_of(line) == []
+
+
+def test_a_whole_ordinary_log_gives_no_curve() -> None:
+    assert printed("ordinary_log") == []
+
+
+def test_batches_of_epochs_are_laid_end_to_end_and_the_test_belongs_to_the_newest_one() -> None:
+    points = printed("pytorch_mnist")
+    assert [step for step, _ in steps(points, "loss")] == [0, 640, 60_640]
+    assert steps(points, "test_accuracy") == [(640, 0.9833)]
+
+
+def test_a_heading_names_the_epoch_of_the_lines_below() -> None:
+    points = printed("pytorch_transfer_learning")
+    assert steps(points, "train_loss") == [(1, 0.5922), (2, 0.4922)]
+    assert steps(points, "val_acc") == [(1, 0.9216), (2, 0.9316)]
+    assert {point.total for point in points} == {25}
+    assert [step for step, _ in steps(printed("pytorch_quickstart"), "loss")] == [64, 6464, 60_064]
+
+
+def test_keras_bars_count_through_the_epochs_and_an_evaluation_afterwards_is_one() -> None:
+    points = printed("keras")
+    assert [step for step, _ in steps(points, "loss")] == [50, 100, 150, 200]
+    assert steps(points, "val_loss") == [(100, 0.4)]
+    assert steps(points, "eval_loss") == [(200, 0.2)]
+    assert points[0].total == 500
+
+
+def test_lightning_bars_count_through_the_epochs() -> None:
+    points = printed("lightning")
+    assert [step for step, _ in steps(points, "train_loss")] == [50, 500, 510]
+    assert {point.rule for point in points} == {"epochs"}
+
+
+def test_dictionaries_of_the_trainer_stand_at_the_step_of_its_bar_and_not_of_the_evaluation() -> None:
+    """What transformers 5.23 printed: 40 steps, a report each 5, an evaluation of 50 batches each 10 and one at the end."""
+    points = printed("transformers_trainer")
+    assert [step for step, _ in steps(points, "loss")] == list(range(5, 41, 5))
+    assert [step for step, _ in steps(points, "eval_loss")] == [10, 20, 30, 40]
+    assert [step for step, _ in steps(points, "train_loss")] == [40]
+    assert {point.total for point in points} == {40}
+
+
+def test_a_dictionary_of_the_trainer_waits_for_one_line_at_most() -> None:
+    bar, dictionary = "\r 10%|█   | 50/500 [00:10<01:30,  5.00it/s]", "\n{'loss': 2.3, 'epoch': 0.5}\n"
+    assert steps(points_of(bar + dictionary), "loss") == [(50, 2.3)]
+    assert steps(points_of(bar + dictionary + "\n12 files were saved\n" + bar.replace("50/", "60/")), "loss") == [
+        (50, 2.3)
+    ]
+    curves = Curves()
+    assert [point.rule for point in curves.feed((bar + dictionary).encode())] == ["bars"]
+    assert [point.step for point in curves.feed(bar.replace("50/", "51/").encode() + b"\r")] == [51, 51]
+
+
+def test_a_bar_that_is_drawn_again_and_again_gives_one_value_a_count() -> None:
+    """What tqdm 4.70 printed for three epochs of 40 steps with a postfix, which draws the bar more often than it counts."""
+    points = printed("tqdm")
+    assert steps(points, "loss") == [
+        (0, 1.0), (24, 0.0417), (40, 0.0244), (63, 0.0159), (80, 0.0123), (103, 0.00971),
+    ]  # fmt: skip
+    assert steps(points, "val_loss") == [(24, 1.0), (63, 0.5), (103, 0.333)]
+    assert {point.total for point in points} == {120}
+
+
+def test_inner_bars_lead_and_go_on_counting_when_they_begin_again() -> None:
+    points = printed("nested_bars")
+    assert steps(points, "train_loss") == [(100, 0.52), (150, 0.42)]
+    assert steps(points, "val_loss") == [(100, 0.61)]
+    assert {point.total for point in points} == {300}
+
+
+def test_the_rows_of_tables_are_read_under_their_header() -> None:
+    assert steps(printed("fastai"), "valid_loss") == [(0, 0.401234), (1, 0.391234)]
+    assert set(printed("fastai")[0].values) == {"train_loss", "valid_loss", "accuracy"}
+    assert steps(printed("spacy"), "loss_ner") == [(0, 70.68), (200, 4003.57)]
+    assert steps(printed("spacy"), "score") == [(0, 0.01), (200, 0.62)]
+
+
+def test_rows_in_front_of_bars_count_when_the_bar_is_done() -> None:
+    points = printed("yolo")
+    assert steps(points, "box_loss") == [(8, 1.204), (16, 1.104)]
+    assert steps(points, "map50") == [(8, 0.612), (16, 0.662)]
+    assert {name for point in points for name in point.values} == {
+        "box_loss", "cls_loss", "dfl_loss", "p", "r", "map50", "map50-95"
+    }  # fmt: skip
+
+
+def test_without_any_step_lines_are_counted_and_those_about_one_step_share_it() -> None:
+    points = points_of("train loss 0.5\nval loss 0.6\ntrain loss 0.4\nval loss 0.5\n")
+    assert steps(points, "train_loss") == [(0, 0.5), (1, 0.4)]
+    assert steps(points, "val_loss") == [(0, 0.6), (1, 0.5)]
+
+
+def test_steps_that_begin_again_with_each_epoch_and_steps_that_do_not_are_told_apart() -> None:
+    again = points_of("".join(f"epoch {e} step {s} loss 0.5\n" for e in (1, 2, 3) for s in (10, 20)))
+    through = points_of("".join(f"epoch {e} step {20 * (e - 1) + s} loss 0.5\n" for e in (1, 2, 3) for s in (10, 20)))
+    assert [p.step for p in again] == [p.step for p in through] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_rule_that_is_off_gives_no_points_but_its_steps_and_is_still_listed() -> None:
+    text = " 10%|█     | 50/500 [00:10<01:30, 5.00it/s, loss=0.5]\nacc: 0.9\n"
+    assert points_of(text, off=("bars",)) == [Point("pairs", 50, {"acc": 0.9}, 500)]
+    curves = Curves(off=["bars"])
+    curves.feed(text.encode())
+    assert [(rule["rule"], rule["points"]) for rule in curves.rules()] == [("bars", 0), ("pairs", 1)]
+
+
+def test_the_rules_seen_are_described_for_the_job_page() -> None:
+    curves = Curves()
+    curves.feed(b"iter 1: loss 2.5, time 5ms\niter 2: loss 2.4, lr 0.1\n" + b"loss=1 " + b"x" * 300 + b"\n")
+    iterations, pairs = curves.rules()
+    assert iterations == {
+        "rule": "iterations", "label": RULES["iterations"], "example": "iter 1: loss 2.5, time 5ms",
+        "names": ["loss", "lr"], "points": 2,
+    }  # fmt: skip
+    assert len(str(pairs["example"])) == 160
+
+
+def test_carriage_returns_end_a_state_of_a_line() -> None:
+    assert [point.step for point in points_of("loss=1.5 step=1\rloss=1.4 step=2\r\nloss=1.3 step=3")] == [1, 2, 3]
+
+
+def test_a_line_of_4097_bytes_is_not_looked_at_and_the_next_one_is() -> None:
+    curves = Curves()
+    for piece in (b"loss=1 " + b"x" * 2000, b"y" * 2090, b"\nloss=2\n"):
+        points = curves.feed(piece)
+    assert points == [Point("pairs", 0, {"loss": 2.0}, None)]
+
+
+def test_names_are_bounded_in_length_and_number() -> None:
+    curves = Curves()
+    points = [p for n in range(600) for p in curves.feed(f"step {n}: loss_{'x' * 100}{n}=1.5 loss_{n}=0.5\n".encode())]
+    names = {name for point in points for name in point.values}
+    assert len(names) == 500
+    assert max(map(len, names)) == 60
+    assert len(curves.rules()[0]["names"]) == 50  # type: ignore[arg-type]
+
+
+def test_a_step_beyond_what_the_server_stores_is_not_one() -> None:
+    assert points_of(f"step {2**31} loss 0.5") == [Point("pairs", 0, {"loss": 0.5}, None)]
+
+
+PIECES = [
+    "loss", "Epoch", " ", ": ", "=", "3/10", "0.5", "nan", "-inf", "1e-5", "step", "[", "]", "|", "%|", "\r", "\n", "{", "}",
+    "'", '"', ",", "it [00:10, 5.00it/s", "50/500 [00:10<01:30, 5it/s, ", "val ", "\x1b[1m", "\x1b", "12:30:05", "9" * 40,
+    "accuracy", "\t", "eval", "train", "é", "\ufffd", "\x00", "- 5s ", "[==>] ", "batch", "np.float64(", ")", "epoch  train_loss  score\n", "  ", "lr", "'epoch': 1.5",
+]  # fmt: skip
+log_texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join).map(str.encode)
+
+
+@given(
+    data=st.lists(st.one_of(st.binary(max_size=200), log_texts), max_size=8).map(b"".join),
+    cuts=st.lists(st.integers(0, 1500), max_size=12),
+)
+def test_any_bytes_in_any_cuts_give_the_same_points_within_bounds(data: bytes, cuts: list[int]) -> None:
+    whole, cut = Curves(), Curves()
+    expected = [*whole.feed(data), *whole.close()]
+    places = sorted({0, len(data), *(min(place, len(data)) for place in cuts)})
+    found = [point for a, b in zip(places, places[1:], strict=False) for point in cut.feed(data[a:b])]
+    assert [*found, *cut.close()] == expected
+    assert cut.rules() == whole.rules()
+    for point in expected:
+        assert point.rule in RULES
+        assert type(point.step) is int and 0 <= point.step < MAX_STEP
+        assert point.total is None or point.step <= point.total < MAX_STEP
+        for name, value in point.values.items():
+            assert 0 < len(name) <= 60
+            assert value is None or (type(value) is float and math.isfinite(value))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it ["],
+)
+def test_no_line_costs_more_than_its_length(piece: str) -> None:
+    """Eight times the length takes about eight times as long; a search that backtracks would take sixty-four and more."""
+    short, long = (piece * (length // len(piece)) + "{'a' 1:nan}" for length in (500, 4000))
+    assert _seconds(long) < 40 * _seconds(short) + 0.01
+
+
+def _seconds(line: str) -> float:
+    curves, data, best = Curves(), (line + "\n").encode() * 20, math.inf
+    for _ in range(5):
+        start = time.process_time()
+        curves.feed(data)
+        best = min(best, time.process_time() - start)
+    return best
