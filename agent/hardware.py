@@ -118,3 +118,11 @@ def disk_free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The same of a disk that may have gone away in the meantime: then None."""
+    try:
+        return disk_free_bytes(folder)
+    except OSError:
+        return None

@@ -19,17 +19,20 @@ from routes import (
     admin_plans,
     admin_reports,
     admin_scheduled_jobs,
+    admin_workers,
     agents,
     agents_socket,
     api_keys,
     attempts,
     billing,
+    bodies,
     dashboard,
     datasets,
     errors,
     filters,
     gateway_webhook,
     guards,
+    guides,
     idempotency,
     limits,
     model_versions,
@@ -46,6 +49,7 @@ from services.gateways import gateways
 # blueprint, name, URL prefix, guard
 BLUEPRINTS: list[tuple[Blueprint, str, str, Callable[[], Any]]] = [
     (pages.bp, "pages", "", guards.public),
+    (guides.bp, "guides", "/guides", guards.public),
     (accounts.doors, "accounts", "", guards.public),
     (accounts.bp, "account", "/account", guards.signed_in),
     (api_keys.bp, "api_keys", "/keys", guards.signed_in),
@@ -81,11 +85,15 @@ BLUEPRINTS: list[tuple[Blueprint, str, str, Callable[[], Any]]] = [
     (admin_scheduled_jobs.bp, "api_admin_scheduled_jobs", "/api/admin/subscriptions/scheduled-jobs", guards.admins),
     (admin_reports.bp, "admin_reports", "/admin/subscriptions/reports", guards.admins),
     (admin_reports.bp, "api_admin_reports", "/api/admin/subscriptions/reports", guards.admins),
+    (admin_workers.bp, "admin_workers", "/admin/workers", guards.admins),
+    (admin_workers.bp, "api_admin_workers", "/api/admin/workers", guards.admins),
 ]
 
 
 def init_app(app: Flask, sock: Sock) -> None:
     """Register every room with its guard, and what surrounds all of them."""
+    app.url_map.merge_slashes = False  # an address is what it is; no redirect to one that was not asked for
+    bodies.init_app(app)
     guards.init_app(app)
     limits.init_app(app, _settings(app))
     idempotency.init_app(app)

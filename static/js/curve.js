@@ -1,20 +1,24 @@
-// The loss curve: uPlot with a cross-hair, smoothing, a second series for held-out rows, a sentence and a table that say the same.
+// The large curve: uPlot with a cross-hair, smoothing, the same measured on rows held back, a sentence and a table that say
+// the same. It shows one metric of the job at a time; a choice appears where there are several.
 (() => {
-  const { format } = window.trainyard;
+  const yard = window.trainyard;
+  const { format } = yard;
+  const { label, isLoss, mainOf, partnerOf } = yard.metrics;
   const TABLE_ROWS = 200;
   const SMOOTH_FROM = 30;
 
   const known = (points) => new Map((points || []).filter(([, value]) => Number.isFinite(value)));
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   // Tokens are light-dark() pairs, which a canvas cannot read: the browser resolves them on an element.
-  function colour(token) {
+  yard.colour = (token) => {
     const probe = document.createElement("i");
     probe.className = `probe-${token}`;
     document.body.append(probe);
     const resolved = getComputedStyle(probe).color;
     probe.remove();
     return resolved;
-  }
+  };
+  yard.chartFont = (size) => `${size}px ${css("--tblr-font-sans-serif")}`;
 
   // Exponential mean whose weights sum to one, once from each side: it follows the curve without lagging behind it.
   // It reaches over about a thirtieth of the curve, so that it says the same of a short and of a long one.
@@ -34,21 +38,50 @@
     return pass(values).map((value, i) => (value === null ? null : (value + back[i]) / 2));
   }
 
-  window.trainyard.curve = (panel, series) => {
+  yard.curve = (panel, series) => {
     const part = (name) => panel.querySelector(`[data-curve-${name}]`);
     const holder = part("plot");
-    const values = { loss: known(series.loss), eval_loss: known(series.eval_loss) };
-    let columns = [[], [], [], []]; // step, loss, smoothed loss, held-out loss
+    const values = new Map(Object.entries(series).map(([name, points]) => [name, known(points)]));
+    const nothing = new Map();
+    let hidden = new Set();
+    let chosen = null;
+    let shown = "loss";
+    let partner = "eval_loss";
+    let columns = [[], [], [], []]; // step, value, smoothed value, value on rows held back
     let plot = null;
     let smooth = true;
     let zoomed = false;
     let timer = 0;
     let drawn = 0;
 
+    const points = (name) => values.get(name) ?? nothing;
     function gather() {
-      const steps = [...new Set([...values.loss.keys(), ...values.eval_loss.keys()])].sort((a, b) => a - b);
-      const loss = steps.map((step) => values.loss.get(step) ?? null);
-      columns = [steps, loss, smoothed(loss), steps.map((step) => values.eval_loss.get(step) ?? null)];
+      const steps = [...new Set([...points(shown).keys(), ...points(partner).keys()])].sort((a, b) => a - b);
+      const own = steps.map((step) => points(shown).get(step) ?? null);
+      columns = [steps, own, smoothed(own), steps.map((step) => points(partner).get(step) ?? null)];
+    }
+
+    // --- The choice ---
+    function choose() {
+      const names = [...values.keys()].filter((name) => values.get(name).size && !hidden.has(name)).sort();
+      const offered = names.filter((name) => !names.some((other) => partnerOf(other, names) === name));
+      const before = `${shown} ${partner}`;
+      shown = offered.includes(chosen) ? chosen : mainOf(offered);
+      partner = partnerOf(shown, names) ?? (shown === "loss" ? "eval_loss" : "");
+      if (hidden.has(partner)) partner = "";
+      const select = part("choice");
+      const main = mainOf(offered);
+      const order = offered.sort((a, b) => (b === main) - (a === main));
+      if ([...select.options].map((option) => option.value).join() !== order.join()) {
+        select.replaceChildren(...order.map((name) => new Option(label(name), name)));
+      }
+      select.value = shown;
+      select.hidden = offered.length < 2;
+      if (names.length) part("title").textContent = label(shown);
+      for (const place of panel.querySelectorAll("[data-curve-name]")) place.textContent = label(shown);
+      for (const place of panel.querySelectorAll("[data-curve-partner]"))
+        place.textContent = label(partner || "eval_loss");
+      return `${shown} ${partner}` !== before;
     }
 
     // --- Drawing ---
@@ -56,10 +89,10 @@
     function axis(side) {
       return {
         side,
-        stroke: colour("quiet"),
-        font: `12px ${css("--tblr-font-sans-serif")}`,
+        stroke: yard.colour("quiet"),
+        font: yard.chartFont(12),
         gap: 6,
-        grid: { show: side === 3, stroke: colour("line"), width: 1 },
+        grid: { show: side === 3, stroke: yard.colour("line"), width: 1 },
         ticks: { show: false },
         ...(side === 3
           ? { size: 52, values: (_, splits) => splits.map((x) => String(+x.toPrecision(6))) }
@@ -71,7 +104,7 @@
       };
     }
     function options() {
-      const go = colour("signal");
+      const go = yard.colour("signal");
       return {
         width: holder.clientWidth,
         height: holder.clientHeight,
@@ -93,11 +126,11 @@
           { stroke: go, width: 2, points: { show: () => columns[0].length <= SMOOTH_FROM, size: 5, fill: go } },
           { stroke: go, width: 2, points: { show: false } },
           {
-            stroke: colour("ink"),
+            stroke: yard.colour("ink"),
             width: 1.5,
             dash: [6, 4],
             spanGaps: true,
-            points: { show: true, size: 6, fill: colour("surface"), stroke: colour("ink") },
+            points: { show: true, size: 6, fill: yard.colour("surface"), stroke: yard.colour("ink") },
           },
         ],
         hooks: {
@@ -132,21 +165,42 @@
     }
     function draw() {
       drawn = performance.now();
+      const isOther = choose();
       gather();
-      if (!columns[0].length) return;
+      if (!columns[0].length) {
+        empty();
+        return;
+      }
+      if (isOther) zoomed = false;
       if (!plot) build();
       const held = zoomed ? { min: plot.scales.x.min, max: plot.scales.x.max } : null;
       fade();
       plot.setData(shownColumns(), !held);
       if (held) plot.setScale("x", held);
       part("legend").hidden = part("table").hidden = part("smooth").hidden = false;
-      panel.querySelector("[data-legend-eval]").hidden = !values.eval_loss.size;
+      panel.querySelector("[data-legend-eval]").hidden = !points(partner).size;
       const cursor = part("cursor");
       cursor.hidden = false;
       cursor.max = columns[0].length - 1;
       if (document.activeElement !== cursor) cursor.value = cursor.max;
       summarise();
       if (part("table").open) tabulate();
+    }
+    // Nothing to show: not yet, or the rules that gave it were switched off.
+    function empty() {
+      if (!plot) return;
+      plot.destroy();
+      plot = null;
+      const words = Object.assign(document.createElement("p"), { className: "curve-empty quiet" });
+      words.textContent = "Every curve of this training is switched off.";
+      holder.replaceChildren(words);
+      part("legend").hidden =
+        part("table").hidden =
+        part("smooth").hidden =
+        part("zoom").hidden =
+        part("cursor").hidden =
+          true;
+      part("summary").textContent = part("readout").textContent = "";
     }
     function soon() {
       if (timer) return;
@@ -164,26 +218,34 @@
       const held = columns[3][index];
       return (
         `Step ${format.number(columns[0][index])}` +
-        (columns[1][index] === null ? "" : ` · loss ${format.value(columns[1][index])}`) +
-        (held === null ? "" : ` · held back ${format.value(held)}`)
+        (columns[1][index] === null ? "" : ` · ${label(shown).toLowerCase()} ${format.value(columns[1][index])}`) +
+        (held === null
+          ? ""
+          : ` · ${partner.startsWith("eval_") ? "held back" : label(partner).toLowerCase()} ${format.value(held)}`)
       );
     }
     function read(index) {
       part("readout").textContent = index === null || index === undefined ? "" : words(index);
     }
+    const written = (value) => (isLoss(shown) ? value.toFixed(3) : format.value(value));
     function summarise() {
-      const points = [...values.loss].sort((a, b) => a[0] - b[0]);
-      if (!points.length) return;
-      const [first, last] = [points[0], points[points.length - 1]];
-      const best = points.reduce((a, b) => (b[1] < a[1] ? b : a));
-      const held = [...values.eval_loss].sort((a, b) => a[0] - b[0]).pop();
-      if (points.length === 1) {
-        part("summary").textContent = `Loss ${last[1].toFixed(3)} at step ${format.number(last[0])}.`;
+      const own = [...points(shown)].sort((a, b) => a[0] - b[0]);
+      if (!own.length) return;
+      const [first, last] = [own[0], own[own.length - 1]];
+      if (own.length === 1) {
+        part("summary").textContent = `${label(shown)} ${written(last[1])} at step ${format.number(last[0])}.`;
         return;
       }
+      const ends = [["Lowest", own.reduce((a, b) => (b[1] < a[1] ? b : a))]];
+      if (!isLoss(shown)) ends.push(["highest", own.reduce((a, b) => (b[1] > a[1] ? b : a))]);
+      const best = ends
+        .map(([word, [step, value]]) => `${word}: ${written(value)} at step ${format.number(step)}`)
+        .join(", ");
+      const held = [...points(partner)].sort((a, b) => a[0] - b[0]).pop();
+      const about = partner === "eval_loss" ? "On rows held back from training" : label(partner);
       part("summary").textContent =
-        `Loss ${last[1] < first[1] ? "fell" : "went"} from ${first[1].toFixed(3)} to ${last[1].toFixed(3)} over ${format.number(last[0])} steps. ` +
-        `Lowest: ${best[1].toFixed(3)} at step ${format.number(best[0])}.${held ? ` On rows held back from training: ${held[1].toFixed(3)}.` : ""}`;
+        `${label(shown)} ${isLoss(shown) && last[1] < first[1] ? "fell" : "went"} from ${written(first[1])} to ${written(last[1])} over ${format.number(last[0])} steps. ` +
+        `${best}.${held ? ` ${about}: ${written(held[1])}.` : ""}`;
     }
     function tabulate() {
       const every = Math.floor(columns[0].length / TABLE_ROWS) + 1;
@@ -191,7 +253,8 @@
       columns[0].forEach((step, i) => {
         if (i % every && i !== columns[0].length - 1 && columns[3][i] === null) return;
         const row = body.insertRow();
-        for (const text of [format.number(step), columns[1][i]?.toFixed(4) ?? "", columns[3][i]?.toFixed(4) ?? ""]) {
+        const cell = (x) => (x === null ? "" : isLoss(shown) ? x.toFixed(4) : format.value(x));
+        for (const text of [format.number(step), cell(columns[1][i]), cell(columns[3][i])]) {
           Object.assign(row.insertCell(), { className: "number", textContent: text });
         }
       });
@@ -203,6 +266,12 @@
       smooth = !smooth;
       event.currentTarget.setAttribute("aria-pressed", String(smooth));
       draw();
+    });
+    part("choice").addEventListener("change", (event) => {
+      chosen = event.target.value;
+      zoomed = false;
+      draw();
+      yard.say(part("summary").textContent);
     });
     part("zoom").addEventListener("click", () => {
       zoomed = false;
@@ -232,12 +301,18 @@
 
     return {
       add(name, steps, fresh) {
-        if (!values[name]) return;
+        if (!values.has(name)) values.set(name, new Map());
         steps.forEach((step, i) => {
-          if (Number.isFinite(fresh[i])) values[name].set(step, fresh[i]);
+          if (Number.isFinite(fresh[i])) values.get(name).set(step, fresh[i]);
         });
         soon();
       },
+      // The metrics that are not shown: their rules were switched off.
+      hide(names) {
+        hidden = new Set(names);
+        draw();
+      },
+      main: () => mainOf([...values.keys()].filter((name) => !hidden.has(name))),
     };
   };
 })();

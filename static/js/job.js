@@ -7,6 +7,9 @@
   const FINAL = ["completed", "failed", "cancelled"];
   const curve = yard.curve(document.querySelector("[data-curve]"), job.series || {});
   const log = yard.log(document.querySelector("[data-log]"));
+  const machine = yard.machine(document.querySelector("[data-machine]"));
+  const samplesPanel = document.querySelector("[data-samples]");
+  const samples = samplesPanel && yard.samples(samplesPanel);
   let shown = stateOf(job);
   let left = job.eta_seconds ? { seconds: job.eta_seconds, at: Date.now() } : null;
   let connection = "live";
@@ -62,13 +65,33 @@
       again = true;
       return;
     }
-    refreshing = yard.refresh().then(markConnection, () => setTimeout(refresh, 3000));
+    refreshing = yard.refresh().then(
+      (fresh) => {
+        markConnection();
+        hideCurves(JSON.parse(fresh.getElementById("job-data").textContent));
+      },
+      () => setTimeout(refresh, 3000),
+    );
     await refreshing;
     refreshing = null;
     if (again) {
       again = false;
       refresh();
     }
+  }
+  // Facts may come every few seconds; the page is drawn again for them every ten at most.
+  let factsAt = 0;
+  let factsTimer = 0;
+  function refreshSoon() {
+    if (factsTimer) return;
+    factsTimer = setTimeout(
+      () => {
+        factsTimer = 0;
+        factsAt = Date.now();
+        refresh();
+      },
+      Math.max(0, factsAt + 10_000 - Date.now()),
+    );
   }
   function markConnection() {
     const mark = document.querySelector("[data-connection]");
@@ -77,12 +100,32 @@
     mark.classList.toggle("wait", connection === "reconnecting");
     mark.classList.toggle("go", connection === "live");
     mark.replaceChildren(
-      connection === "live"
-        ? Object.assign(document.createElement("i"), { className: "pulse" })
-        : yard.icon("refresh"),
+      connection === "live" ? Object.assign(document.createElement("i"), { className: "pulse" }) : yard.icon("refresh"),
       connection === "live" ? "Live" : "Reconnecting",
     );
   }
+
+  // --- How the curves were read: rules that are switched off hide what they alone have given ---
+  function hideCurves({ curves = [], curves_off: off = [] }) {
+    const kept = new Set(curves.filter(({ rule }) => !off.includes(rule)).flatMap(({ names }) => names));
+    const given = curves.filter(({ rule }) => off.includes(rule)).flatMap(({ names }) => names);
+    curve.hide(given.filter((name) => !kept.has(name)));
+  }
+  document.addEventListener("beforesend", (event) => {
+    const form = event.target.closest("form[data-curves]");
+    if (!form) return;
+    event.preventDefault();
+    fetch(form.dataset.curves, {
+      method: "POST",
+      body: new URLSearchParams(new FormData(form)),
+      headers: { Accept: "application/json" },
+      credentials: "same-origin",
+    }).then(
+      (answer) => (answer.ok ? refresh() : yard.toast("The switch was not stored. Try it again.", "danger")),
+      () => yard.toast("The server does not answer. Try it again.", "danger"),
+    );
+  });
+  hideCurves(job);
 
   // --- Events ---
   const handlers = {
@@ -92,20 +135,24 @@
         curve.add(name, data.steps, values);
         const newest = values[values.length - 1];
         if (!Number.isFinite(newest)) continue;
-        if (name === "loss") figure("loss", newest.toFixed(3));
+        if (name === curve.main() && name.includes("loss")) figure("loss", newest.toFixed(3));
         if (name === "tokens_per_second") {
           countsTokens = true;
           figure("speed", format.number(Math.round(newest)), "tokens/s");
         }
         if (name === "memory_bytes") figure("memory", format.bytes(newest));
       }
-      if (data.values.loss) figure("step", format.number(data.steps[data.steps.length - 1]));
+      if (data.steps.length) figure("step", format.number(data.steps[data.steps.length - 1]));
     },
     system(data) {
       if (data.memory_bytes) figure("memory", format.bytes(data.memory_bytes));
+      machine.system(data);
+    },
+    sample(data) {
+      samples?.add(data);
     },
     facts() {
-      refresh();
+      refreshSoon();
     },
     stage(data) {
       const sentence = document.querySelector("[data-sentence]");
@@ -120,7 +167,9 @@
       setLeft(data);
       const state = stateOf(data);
       if (state === shown) return;
-      if (state.split("|")[0] !== shown.split("|")[0]) yard.say(`${job.name}: ${data.status}`);
+      const differs = (place) => state.split("|")[place] !== shown.split("|")[place];
+      if (differs(0) || differs(2)) machine.again(); // another state or attempt: when it began is known now
+      if (differs(0)) yard.say(`${job.name}: ${data.status}`);
       shown = state;
       refresh();
     },

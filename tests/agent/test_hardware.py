@@ -19,8 +19,8 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(
         "#!/bin/sh\n"
         'case "$*" in\n'
-        "*memory.used*) while :; do echo '0, NVIDIA H200, 1024, 143771, 37'; "
-        "echo '1, NVIDIA L4, [N/A], 23034, [N/A]'; sleep 0.2; done ;;\n"
+        "*memory.used*) while :; do echo '0, NVIDIA H200, 1024, 143771, 37, 41, 118.52'; "
+        "echo '1, NVIDIA L4, [N/A], 23034, [N/A], [N/A], [Not Supported]'; sleep 0.2; done ;;\n"
         "*) echo 'NVIDIA H200, 143771'; echo 'NVIDIA GB10, [N/A]' ;;\n"
         "esac\n"
     )
@@ -55,8 +55,9 @@ def test_use_of_the_gpus_is_followed_while_a_job_runs(driver: Path) -> None:
         meter.close()
     assert gpus[0] == {
         "name": "NVIDIA H200", "memory_bytes": 1024 * 2**20, "memory_total_bytes": 143_771 * 2**20, "percent": 37,
+        "temperature": 41, "watts": 118.52,
     }  # fmt: skip
-    assert gpus[1]["memory_bytes"] is None and gpus[1]["percent"] is None
+    assert [gpus[1][name] for name in ("memory_bytes", "percent", "temperature", "watts")] == [None] * 4
 
 
 def test_figures_count_the_memory_of_the_whole_family() -> None:

@@ -6,10 +6,13 @@ are written instead of trained.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
 import random
+import struct
+import zlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +20,7 @@ from pathlib import Path
 from agent import demo_data
 from models.accounts import User
 from models.base import db, now, transaction
-from models.training_jobs import TrainingJob
+from models.training_jobs import Attempt, TrainingJob
 from services import (
     accounts,
     agents,
@@ -53,6 +56,7 @@ class Scene:
     failed: int
     paused: int
     away: int
+    script: int
     model: int
     unmapped: str
     payer: int
@@ -81,6 +85,7 @@ def build(folder: Path) -> Scene:
     training_jobs.end(paused.id, 1, Final("stopped"))
     away = _job(alice, code, "at-home", 80, agent=laptop)
     running = _job(alice, code, "describe-to-code-long", 180, agent=workstation)
+    script = _script(alice, workstation)
     for _ in range(2):
         training_jobs.create(alice, _order(code, "next-in-line"))
     with transaction():
@@ -94,7 +99,7 @@ def build(folder: Path) -> Scene:
     pack = next(one for one in payments.payments_of(alice.id) if one.kind == "pack")
     archived = next(plan for plan in price_list.all_plans() if plan.archived_at)
     return Scene(
-        code, running.id, completed.id, failed.id, paused.id, away.id, model, upload.id, _named("carol").id,
+        code, running.id, completed.id, failed.id, paused.id, away.id, script, model, upload.id, _named("carol").id,
         _named("mallory").id, pack.id, alice.id, archived.id,
     )  # fmt: skip
 
@@ -133,7 +138,7 @@ def _machine(owner: User, name: str, ready: bool) -> int:
         "os": "Debian GNU/Linux 12 (x86_64)", "python": "3.11.7", "torch": "2.13.0" if ready else None,
         "gpus": [{"name": "NVIDIA GeForce RTX 4090", "memory_bytes": 25_757_220_864}] if ready else [],
         "memory_bytes": 67_300_000_000, "disk_free_bytes": 412_000_000_000, "roots": [f"/home/{owner.username}/models"],
-        "scripts": False,
+        "scripts": ready,
     }  # fmt: skip
     advice = (
         None
@@ -200,8 +205,95 @@ def _events() -> list[dict[str, object]]:
         {"kind": "facts", "rows": 600, "total_parameters": 2_542_848, "trainable_parameters": 2_542_848, "example": example,
          "versions": {"torch": "2.13.0", "transformers": "5.23.0"}, "device": "CPU", "dtype": "float32"},
         {"kind": "stage", "stage": "train", "total_steps": 300, "message": "Training."},
-        {"kind": "system", "memory_bytes": 812_000_000, "gpus": []},
+        *_readings(),
     ]  # fmt: skip
+
+
+def _readings() -> list[dict[str, object]]:
+    """Twelve minutes of the figures of a machine with a graphics card."""
+    dice = random.Random(7)
+    return [
+        {
+            "kind": "system", "seconds": 5.0 * i, "processes": 5, "memory_bytes": 812_000_000 + 9_000_000 * min(i, 40),
+            "cpu_percent": round(dice.gauss(180, 20), 1) if i else None, "cpu_temperature": round(48 + min(i, 30) / 2 + dice.random(), 1),
+            "disk_free_bytes": 412_000_000_000 - 4_000_000 * i, "disk_read_per_second": round(abs(dice.gauss(2e6, 1e6))) if i else None,
+            "disk_written_per_second": (90_000_000 if i % 36 == 35 else round(abs(dice.gauss(30_000, 20_000)))) if i else None,
+            "network_received_per_second": round(abs(dice.gauss(9_000, 4_000))) if i else None,
+            "network_sent_per_second": round(abs(dice.gauss(26_000, 9_000))) if i else None,
+            "gpus": [{"name": "NVIDIA GeForce RTX 4090", "memory_bytes": 6_400_000_000 + 60_000_000 * min(i, 20),
+                      "memory_total_bytes": 25_757_220_864, "percent": round(min(100, max(0, dice.gauss(93, 3)))),
+                      "temperature": round(52 + min(i, 40) / 2 + dice.random()), "watts": round(dice.gauss(318, 12), 1)}],
+        }
+        for i in range(144)
+    ]  # fmt: skip
+
+
+def _script(owner: User, agent: int) -> int:
+    """A script of somebody's own that has reported curves, how they were read, and samples."""
+    job = training_jobs.create(
+        owner,
+        Order(
+            name="mnist-script", recipe="script", base_model="none", place={"agent": agent},
+            local_path=f"/home/{owner.username}/models/mnist", parameters={"entry": "train.py", "arguments": ["--epochs", "3"]},
+        ),
+    )  # fmt: skip
+    training_jobs.claim(job.id, 1, "worker")
+    with transaction():  # its readings and its curve took twelve minutes
+        db.session.query(Attempt).filter_by(job_id=job.id).one().started_at = now() - timedelta(minutes=12)
+    facts = {
+        "kind": "facts", "command": ["python", "train.py", "--epochs", "3", "--lr", "0.001"], "interpreter": "Python 3.11.7",
+        "environment": ["HF_TOKEN"], "outputs_wanted": ["out/*.safetensors"], "python": "3.11.7",
+        "curves": [
+            {"rule": "epochs", "label": "Lines such as: Epoch 3/10 loss=0.42 acc=0.91", "names": ["train_loss", "val_loss", "acc"],
+             "example": "Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.300415", "points": 480},
+            {"rule": "pairs", "label": "Lines such as: loss: 0.5 | lr: 1e-3", "names": ["lr"], "example": "lr: 0.001 | best: 3", "points": 160},
+        ],
+    }  # fmt: skip
+    begun = {"kind": "stage", "stage": "train", "total_steps": 240, "message": "Training."}
+    training_jobs.record(job.id, 1, "event", 1, [begun, facts, *_readings()])
+    steps = list(range(1, 161))
+    values: dict[str, list[float | None]] = {
+        "train_loss": [round(0.05 + 2.2 * math.exp(-step / 30), 4) for step in steps],
+        "val_loss": [round(0.08 + 2.2 * math.exp(-step / 30), 4) if step % 20 == 0 else None for step in steps],
+        "acc": [round(1 - 0.9 * math.exp(-step / 35), 4) for step in steps],
+        "lr": [0.001 * (1 - step / 300) for step in steps],
+    }
+    training_jobs.record(job.id, 1, "metrics", 1, [{"steps": steps, "values": values}])
+    log = "".join(f"Train Epoch: {step // 60 + 1}\tLoss: {values['train_loss'][step - 1]}\n" for step in steps[::10])
+    training_jobs.record(job.id, 1, "log", 1, [{"text": log}])
+    training_jobs.record(job.id, 1, "samples", 1, _samples())
+    with transaction():
+        db.session.get_one(TrainingJob, job.id).steps_per_second = 2.4
+    return job.id
+
+
+def _samples() -> list[dict[str, object]]:
+    pictures = [
+        {"name": f"digits-{step}.png", "step": step, "type": "png", "data": base64.b64encode(picture(step)).decode()}
+        for step in (40, 80, 120, 160)
+    ]
+    text = {
+        "name": "answers-100.txt", "step": 100, "type": "text",
+        "text": "What is drawn here?\n  a seven (0.94), a one (0.04)\n  a four (0.71), a nine (0.28)\n",
+    }  # fmt: skip
+    return [{**sample, "piece": 0, "pieces": 1, "bytes": 900} for sample in (*pictures[:2], text, *pictures[2:])]
+
+
+def picture(step: int, side: int = 96) -> bytes:
+    """A PNG (RFC 2083) of rings that become sharper with the steps, as a generative training shows them."""
+    rows = b"".join(
+        b"\0" + bytes(
+            round(127 + 127 * math.tanh(step / 40 * math.sin(math.hypot(x - side / 2, y - side / 2) / (2 + step / 40))))
+            for x in range(side)
+        )
+        for y in range(side)
+    )  # fmt: skip
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def _finish(job: TrainingJob, folder: Path) -> int:

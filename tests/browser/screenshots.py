@@ -13,13 +13,18 @@ from tests.browser import scene
 from tests.browser.conftest import Site, Visit
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
-PUBLIC = {"home": "/", "pricing": "/pricing", "signup": "/signup", "login": "/login"}
+GUIDES = FOLDER.parent.parent / "static" / "guides"
+PUBLIC = {
+    "home": "/", "pricing": "/pricing", "signup": "/signup", "login": "/login", "guides": "/guides",
+    "guide-setup": "/guides/setup", "guide-scripts": "/guides/scripts",
+}  # fmt: skip
 EMPTY = {"billing-new": "/billing", "dashboard-new": "/dashboard", "datasets-empty": "/datasets"}
 PRIVATE = {
     "dashboard": "/dashboard", "account": "/account", "datasets": "/datasets", "dataset-new": "/datasets/new",
     "dataset": "/datasets/{dataset}", "ai-training": "/ai-training", "models": "/ai-training?tab=models",
     "wizard": "/training-jobs/new", "job-running": "/training-jobs/{running}", "job-completed": "/training-jobs/{completed}",
-    "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}", "model": "/models/{model}", "agents": "/agents",
+    "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}",
+    "job-script": "/training-jobs/{script}", "model": "/models/{model}", "agents": "/agents",
     "pricing-member": "/pricing?interval=year", "billing": "/billing", "billing-history": "/billing/history",
     "billing-usage": "/billing/usage",
 }  # fmt: skip
@@ -57,6 +62,26 @@ def test_take_the_panel(site: Site, chromium: Browser, scheme: str, width: int) 
     visit = Visit(site, context)
     visit.log_in(scene.ADMIN)
     _take(visit, ADMIN, scheme, width)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_take_the_pictures_of_the_guides(site: Site, chromium: Browser, scheme: str) -> None:
+    """Parts of two pages, as the guides in the site itself show them."""
+    GUIDES.mkdir(parents=True, exist_ok=True)
+    context = chromium.new_context(viewport={"width": 1100, "height": 560}, color_scheme=scheme)  # type: ignore[arg-type]
+    visit = Visit(site, context)
+    visit.log_in()
+    for name, path, first in (
+        ("job", f"/training-jobs/{site.scene.running}", "[data-curve]"),
+        ("agents", "/agents", "#setup"),
+    ):
+        page = visit.open(path)
+        page.wait_for_timeout(600)
+        top = page.evaluate("part => document.querySelector(part).getBoundingClientRect().top + scrollY - 76", first)
+        page.evaluate("top => scrollTo(0, top)", top)
+        page.wait_for_timeout(200)
+        page.screenshot(path=GUIDES / f"{name}-{scheme}.png")
     context.close()
 
 

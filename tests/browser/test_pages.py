@@ -11,11 +11,14 @@ from tests.browser import scene
 from tests.browser.conftest import Site, Visit
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
-PUBLIC = ["/", "/pricing", "/signup", "/login", "/password/forgot", "/nothing-here"]
+PUBLIC = [
+    "/", "/pricing", "/signup", "/login", "/password/forgot", "/nothing-here", "/guides", "/guides/setup", "/guides/training",
+    "/guides/scripts", "/guides/troubleshooting", "/guides/what-the-agent-may-do",
+]  # fmt: skip
 PRIVATE = [
     "/dashboard", "/account", "/datasets", "/datasets/new", "/datasets/{dataset}", "/ai-training", "/ai-training?tab=models",
     "/training-jobs/new", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
-    "/training-jobs/{paused}", "/training-jobs/{away}", "/models/{model}", "/agents",
+    "/training-jobs/{paused}", "/training-jobs/{away}", "/training-jobs/{script}", "/models/{model}", "/agents",
     "/pricing", "/pricing?interval=year", "/billing", "/billing?interval=year", "/billing/history", "/billing/usage",
 ]  # fmt: skip
 

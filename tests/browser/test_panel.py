@@ -17,7 +17,7 @@ ADMIN = [
     "/admin/subscriptions/{buyer}/payments/{refundable}/refund", "/admin/subscriptions/plans",
     "/admin/subscriptions/plans/{archived_plan}", "/admin/subscriptions/plans/{archived_plan}/activate",
     "/admin/subscriptions/plans/new", "/admin/subscriptions/plans/prices", "/admin/subscriptions/scheduled-jobs",
-    "/admin/subscriptions/reports", "/admin/subscriptions/reports?day=2020-01-01", "/admin/audit",
+    "/admin/subscriptions/reports", "/admin/subscriptions/reports?day=2020-01-01", "/admin/audit", "/admin/workers",
 ]  # fmt: skip
 
 

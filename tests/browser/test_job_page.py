@@ -1,0 +1,138 @@
+"""The job page of a script in a real browser: many curves, the switch of their rules, samples, the machine, all of it live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from app import create_app
+from models.base import db
+from services import training_jobs
+from tests.browser.conftest import Site, Visit
+
+
+@contextmanager
+def yard(site: Site) -> Iterator[None]:
+    """The yard's own verbs, beside the server that shows what they do."""
+    with create_app(site.settings).app_context():
+        yield
+        db.session.remove()
+
+
+def stored(site: Site, stream: str) -> int:
+    """How many records of a stream the job's first attempt has."""
+    job = training_jobs.queries.attempt_of(site.scene.script, 1)
+    return int(job.stored.get(stream, 0))
+
+
+def report(site: Site, stream: str, *items: dict[str, Any]) -> None:
+    with yard(site):
+        training_jobs.record(site.scene.script, 1, stream, stored(site, stream) + 1, list(items))
+
+
+@pytest.fixture
+def page(site: Site, visit: Visit) -> Page:
+    visit.log_in()
+    page = visit.open(f"/training-jobs/{site.scene.script}")
+    expect(page.locator("[data-connection]")).to_have_text("Live")
+    return page
+
+
+def test_the_machine_is_drawn_and_goes_on_live(site: Site, visit: Visit, page: Page) -> None:
+    panel = page.locator("[data-machine]")
+    expect(panel.locator("figure")).to_have_count(6)
+    expect(panel.locator("figcaption strong")).to_have_text(
+        ["Memory", "Processor", "GPU", "Temperature", "Disk", "Network"]
+    )
+    label = panel.locator(".small-plot").first.get_attribute("aria-label")
+    assert label is not None and label.startswith("Memory. Job: now 1.2 GB")
+    newest = {"kind": "system", "seconds": 725.0, "memory_bytes": 3_300_000_000, "cpu_percent": 12.0, "gpus": []}
+    report(site, "event", newest)
+    expect(panel.locator("figure").first).to_contain_text("Job 3.3 GB")
+    expect(page.locator('[data-figure="memory"]')).to_have_text("3.3 GB")
+    many = [{"name": "NVIDIA L4", "percent": percent, "watts": 70.0} for percent in (10, 20, 30, 60)]
+    report(site, "event", {**newest, "seconds": 730.0, "gpus": many})
+    expect(panel.locator("figure").nth(2)).to_contain_text("GPU mean 30 % · GPU highest 60 % · 280 W")
+    panel.locator("summary").first.click()
+    expect(panel.locator("table").first).to_contain_text("3.3 GB")
+    assert visit.complaints == []
+
+
+def test_what_the_script_shows_appears_newest_first(site: Site, visit: Visit, page: Page) -> None:
+    panel = page.locator("[data-samples]")
+    expect(panel.locator("li strong").first).to_have_text("digits-160.png")
+    assert page.evaluate("[...document.querySelectorAll('[data-samples] img')].length") == 4
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-samples] img')].some((image) => image.naturalWidth === 96)"
+    )
+    text = "<b>A sentence</b> of the model."
+    sample = {
+        "name": "answers-200.txt",
+        "step": 200,
+        "type": "text",
+        "text": text,
+        "piece": 0,
+        "pieces": 1,
+        "bytes": 31,
+    }
+    report(site, "samples", sample)
+    expect(panel.locator("li").first).to_contain_text(text)  # as text: what a script writes is never markup
+    with page.context.expect_page() as opened:
+        panel.locator("a.sample-picture").first.click()
+    assert opened.value.url.startswith(f"{site.url}/api/training-jobs/{site.scene.script}/samples/")
+    assert visit.complaints == []
+
+
+def test_another_curve_is_chosen_and_followed(site: Site, visit: Visit, page: Page) -> None:
+    panel = page.locator("[data-curve]")
+    expect(panel.locator("[data-curve-title]")).to_have_text("Train loss")
+    expect(panel.locator("[data-legend-eval]")).to_be_visible()
+    panel.locator("[data-curve-choice]").select_option(label="Accuracy")
+    expect(panel.locator("[data-curve-title]")).to_have_text("Accuracy")
+    expect(panel.locator("[data-legend-eval]")).to_be_hidden()
+    report(site, "metrics", {"steps": [170], "values": {"acc": [0.9987], "train_loss": [0.04]}})
+    expect(panel.locator("[data-curve-summary]")).to_contain_text("to 0.9987 over 170 steps")
+    expect(page.locator('[data-figure="loss"]')).to_have_text("0.040")
+    assert visit.complaints == []
+
+
+def test_switching_a_rule_off_takes_its_curves_away_at_once(site: Site, visit: Visit, page: Page) -> None:
+    choice = page.locator("[data-curve-choice]")
+    switch = page.get_by_role("switch", name="Lines such as: loss: 0.5 | lr: 1e-3")
+    assert "Learning rate" in choice.inner_text()
+    switch.click()
+    expect(switch).to_have_attribute("aria-checked", "false")
+    expect(choice).not_to_contain_text("Learning rate")
+    page.reload()
+    expect(switch).to_have_attribute("aria-checked", "false")  # it is the job's, not the page's
+    expect(choice).not_to_contain_text("Learning rate")
+    switch.click()
+    expect(switch).to_have_attribute("aria-checked", "true")
+    expect(choice).to_contain_text("Learning rate")
+    assert visit.complaints == []
+
+
+def test_without_javascript_the_page_says_what_ran_and_the_switch_works(site: Site, chromium: Browser) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    visit = Visit(site, context)
+    page = visit.log_in()
+    visit.open(f"/training-jobs/{site.scene.script}")
+    main = page.locator("main")
+    for words in (
+        "python train.py --epochs 3 --lr 0.001",
+        "/home/alice/models/mnist",
+        "HF_TOKEN",
+        "Train loss",
+        "Val loss",
+    ):
+        expect(main).to_contain_text(words)
+    for words in ("Base model", "none"):
+        expect(page.locator("[data-region=aside]")).not_to_contain_text(words)
+    for state in ("false", "true"):
+        page.get_by_role("switch").first.click()
+        expect(page.get_by_role("switch").first).to_have_attribute("aria-checked", state)
+    context.close()
