@@ -72,6 +72,7 @@ def show_login() -> Any:
 @doors.post("/login", endpoint="login_post")
 @limits.limiter.limit(limits.LOG_IN_BY_ADDRESS)
 @limits.limiter.limit(limits.LOG_IN_BY_ACCOUNT, key_func=limits.by_account)
+@limits.limiter.limit(limits.LOG_IN_FAILED, key_func=limits.by_account_anywhere, deduct_when=limits.has_failed)
 @form("accounts/login.html")
 def login() -> Response:
     given = read(LogIn)

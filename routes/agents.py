@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, send_file, url_for
+from flask import Blueprint, Response, redirect, send_file, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from agent.build import WHEEL_NAME
 from models.accounts import User
 from models.agents import Agent
 from routes.answers import answer, page_of_list, wants_json
@@ -37,6 +38,18 @@ def show(id: int) -> AnyResponse:
 def download() -> Response:
     return send_file(agent_program.built(), mimetype="application/octet-stream", as_attachment=True,
                      download_name="train_agent.py", max_age=0)  # fmt: skip
+
+
+@program.get(f"/{WHEEL_NAME}")
+def wheel() -> Response:
+    return send_file(agent_program.built_wheel(), mimetype="application/octet-stream", as_attachment=True,
+                     download_name=WHEEL_NAME, max_age=0)  # fmt: skip
+
+
+@program.get("/trainyard_agent.whl")
+def newest_wheel() -> AnyResponse:
+    """The address that stays; pip wants the wheel's whole name."""
+    return redirect(url_for("agent_program.wheel"))
 
 
 def context(new_key: str | None = None) -> dict[str, Any]:

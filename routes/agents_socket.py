@@ -25,6 +25,8 @@ from agent import protocol
 from agent.protocol import encode
 from models.base import release
 from routes.guards import key
+from routes.paced_socket import Allowance, watch
+from services import agents
 from services.agent_sessions import AgentSession
 from services.errors import DomainError
 from services.gateways import gateways
@@ -35,9 +37,9 @@ log = structlog.get_logger()
 HELLO_SECONDS = 10
 SILENCE_SECONDS = 45
 PING_SECONDS = 15
-UNREAD_BYTES = 2 * 1024 * 1024
-BYTES_A_SECOND, BYTES_AT_ONCE = 1024 * 1024, 8 * 1024 * 1024
 FRAMES_A_SECOND, FRAMES_AT_ONCE = 200, 1000
+SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = 20, 400  # of everything but records: heartbeats, answers to orders and pings
+CLOSE_FLOOD = 1008  # RFC 6455, section 7.4.1: against the rules of this server
 USER_TIMEOUT_MS = 30_000
 BAD_FRAMES = 3
 RECONNECTS_A_SECOND = 100
@@ -95,42 +97,6 @@ class Link:
                 release()
 
 
-class Allowance:
-    """A token bucket: so many a second, and so many at once."""
-
-    def __init__(self, a_second: float, at_once: float) -> None:
-        self._rate, self._most = a_second, at_once
-        self._left, self._at = at_once, time.monotonic()
-
-    def take(self, count: float) -> float:
-        """Take some; the answer is how many seconds to wait before going on."""
-        moment = time.monotonic()
-        self._left = min(self._most, self._left + (moment - self._at) * self._rate) - count
-        self._at = moment
-        return max(0.0, -self._left / self._rate)
-
-
-class PacedSocket:
-    """The socket of a connection, read no faster than allowed and not while much of it still waits to be handled.
-
-    What is not read stays with the sender: TCP slows it down, and memory does not grow.
-    """
-
-    def __init__(self, ws: Any) -> None:
-        self._ws, self._socket = ws, ws.sock
-        self._bytes = Allowance(BYTES_A_SECOND, BYTES_AT_ONCE)
-
-    def recv(self, size: int) -> bytes:
-        while sum(map(len, self._ws.input_buffer)) > UNREAD_BYTES and self._ws.connected:
-            time.sleep(0.02)
-        data: bytes = self._socket.recv(size)
-        time.sleep(self._bytes.take(len(data)))
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
-
-
 def register(app: Flask, sock: Sock) -> None:
     """Add the socket to its blueprint, whose guard runs before the upgrade; `services.web_worker` calls `close_all`."""
     if not bp.deferred_functions:
@@ -149,7 +115,7 @@ def close_all() -> None:
 
 def _serve(ws: Any) -> None:
     _set_user_timeout(ws)
-    ws.sock = PacedSocket(ws)
+    watch(ws)
     found = key()
     assert found is not None
     link = Link(ws, current_app._get_current_object(), AgentSession(found))  # type: ignore[attr-defined]
@@ -176,7 +142,9 @@ def _read_hello(link: Link) -> bool:
         return False
     try:
         message = protocol.decode(frame, "agent")
-        if message["type"] == "hello" and message["protocol"] != protocol.PROTOCOL_VERSION:
+        misfit = agents.version_misfit(message["protocol"]) if message["type"] == "hello" else None
+        if misfit:
+            link.send([encode("error", code=misfit[0], message=misfit[1], of="hello")])
             link.close(protocol.CLOSE_TOO_OLD, "download the agent again from this site")
             return False
         replies = _handled(link, message)
@@ -195,6 +163,7 @@ def _read_hello(link: Link) -> bool:
 
 def _read(link: Link) -> None:
     bad, frames = 0, Allowance(FRAMES_A_SECOND, FRAMES_AT_ONCE)
+    small_talk = Allowance(SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE)
     while not link.over:
         frame = link.ws.receive(timeout=SILENCE_SECONDS)
         if frame is None:
@@ -202,7 +171,14 @@ def _read(link: Link) -> None:
             return
         time.sleep(frames.take(1))  # never without yielding: handling a frame may not
         try:
-            link.send(_handled(link, protocol.decode(frame, "agent")))
+            message = protocol.decode(frame, "agent")
+            if message["type"] == "hello":
+                link.close(protocol.CLOSE_BAD_MESSAGE, "hello comes first, and once")
+                return
+            if message["type"] != "records" and small_talk.take(1):
+                link.close(CLOSE_FLOOD, "more messages than an agent has a reason for")
+                return
+            link.send(_handled(link, message))
         except protocol.ProtocolError as error:
             bad += 1
             link.send([encode("error", code="bad_message", message=str(error)[:500])])

@@ -25,6 +25,7 @@ STATUS_SHOWN_IN_FORM = {
     Unavailable: 503,
 }
 MOST_IN_A_LIST = 200
+DEEPEST = 32  # objects and lists inside one another in a body
 SENTENCES = {
     "missing": "This is needed.", "greater_than_equal": "Give at least {ge}.", "less_than_equal": "Give at most {le}.",
     "decimal_max_places": "Give at most {decimal_places} digits after the point.", "literal_error": "Choose {expected}.",
@@ -69,8 +70,8 @@ def _text_fault(given: Any) -> str | None:
 
 
 def wants_json() -> bool:
-    """Whether the answer is for a program: under /api/, or a request that sends or asks for JSON."""
-    if request.path.startswith("/api/") or request.is_json:
+    """Whether the answer is for a program: under /api/ and /agent/, or a request that sends or asks for JSON."""
+    if request.path.startswith(("/api/", "/agent/")) or request.is_json:
         return True
     accept = request.accept_mimetypes
     return accept["application/json"] > accept["text/html"]
@@ -125,7 +126,8 @@ def form(page: str, context: Callable[[], dict[str, Any]] = dict) -> Callable[[C
 def shown_again(page: str, error: Exception, **context: Any) -> Response:
     """A refused form with its values."""
     fields = getattr(error, "fields", None) or error.details.get("fields", {})  # type: ignore[attr-defined]
-    errors = {"": error.message, **fields}  # type: ignore[attr-defined]
+    shown = {name.removeprefix("parameters."): sentence for name, sentence in fields.items()}  # as the form names them
+    errors = {"": error.message, **shown}  # type: ignore[attr-defined]
     status = next(code for kind, code in STATUS_SHOWN_IN_FORM.items() if isinstance(error, kind))
     values = {name: value for name, value in request.form.items() if "password" not in name}
     html = render_template(page, form=values, errors=errors, **context)
@@ -149,7 +151,17 @@ def _json_body() -> Any:
         raise NotJson(f"The body is not JSON: {error}.") from None
     if not isinstance(given, dict):
         raise NotJson("The body must be a JSON object.")
+    if not _is_flat(given, DEEPEST):
+        raise NotJson(f"The body is nested more than {DEEPEST} deep.")
     return given
+
+
+def _is_flat(given: Any, levels: int) -> bool:
+    """Whether nothing lies deeper than so many levels."""
+    if not isinstance(given, (dict, list)):
+        return True
+    parts = given.values() if isinstance(given, dict) else given
+    return levels > 0 and all(_is_flat(part, levels - 1) for part in parts)
 
 
 def _form_body() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from services.training_jobs import iso
 
 bp = Blueprint("datasets", __name__)
 FORM_ROOM = 1024 * 1024  # bytes of a multipart body that are not the file
+FORM_PARTS = 16
 TARGETS = {
     "prompt_completion": ("prompt", "completion", "system"), "alpaca": ("instruction", "input", "output", "system"),
     "chat": ("messages",), "sharegpt": ("conversations", "system"), "text": ("text",),
@@ -95,6 +96,7 @@ def _received() -> tuple[NewDataset, Upload]:
         if (request.content_length or 0) > allowed + FORM_ROOM:
             raise uploads.too_large(actor(), request.content_length or 0)
         request.max_content_length = allowed + FORM_ROOM
+        request.max_form_parts = FORM_PARTS
     given = read(NewDataset)
     file: FileStorage | None = request.files.get("file")
     if given.upload or given.file:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from typing import Any
 
 import structlog
-from flask import Flask, jsonify, render_template
+from flask import Flask, g, jsonify, render_template, request
 from flask_limiter.errors import RateLimitExceeded
-from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask_login import AnonymousUserMixin
+from gunicorn.http.errors import ParseException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
+from werkzeug.exceptions import BadRequest, ClientDisconnected, HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.wrappers import Response
 
 from routes.answers import NotJson, wants_json
+from routes.guards import NoUpgrade
+from services.accounts import LinkOver
 from services.errors import (
     Conflict,
     DomainError,
@@ -26,17 +32,20 @@ from services.errors import (
     Unavailable,
     Unsupported,
 )
-from services.uploads import DiskFull
+from services.uploads import DiskFull, TooManyOpen
 
 log = structlog.get_logger()
 
 STATUS: list[tuple[type[DomainError], int, str]] = [
     (NotJson, 400, "This could not be read"),
+    (NoUpgrade, 400, "This could not be read"),
     (Forged, 400, "This could not be trusted"),
     (Unauthorized, 401, "Log in first"),
     (PaymentNeeded, 402, "Not in your plan"),
     (Forbidden, 403, "Not allowed"),
+    (LinkOver, 410, "This link is over"),
     (NotFound, 404, "Not found"),
+    (TooManyOpen, 429, "Slow down"),
     (Conflict, 409, "That has changed"),
     (TooLarge, 413, "Too large"),
     (Unsupported, 415, "Not supported"),
@@ -45,6 +54,7 @@ STATUS: list[tuple[type[DomainError], int, str]] = [
     (DiskFull, 507, "No room"),
 ]
 TITLES = dict.fromkeys(("card_declined", "authentication_required", "no_card"), "The payment did not work")
+WAITS = {1: "a second", 60: "a minute", 3600: "an hour"}
 SENTENCES = {
     400: "The request could not be read.",
     404: "There is nothing at this address.",
@@ -60,8 +70,10 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(DomainError, _domain)
     app.register_error_handler(RateLimitExceeded, _too_many)
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(ParseException, lambda _: _http(BadRequest()))  # a body in chunks that lie
     app.register_error_handler(OperationalError, _database_away)
-    app.register_error_handler(TimeoutError, _database_away)
+    app.register_error_handler(NoConnection, _database_away)
+    app.register_error_handler(OSError, _disk)
     app.register_error_handler(Exception, _bug)
 
 
@@ -83,13 +95,17 @@ def _domain(error: DomainError) -> Response:
 
 
 def _too_many(error: RateLimitExceeded) -> Response:
-    body = {"code": "too_many_requests", "message": "Too many tries. Wait a minute, then try again."}
+    seconds = error.limit.limit.get_expiry() if error.limit else 60
+    wait = WAITS.get(seconds, f"{seconds} seconds")
+    body = {"code": "too_many_requests", "message": f"Too many tries. Wait {wait}, then try again."}
     response = _answer(429, "Slow down", body)
-    response.headers["Retry-After"] = "60"
+    response.headers["Retry-After"] = str(seconds)
     return response
 
 
 def _http(error: HTTPException) -> Response:
+    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
+        error = RequestTimeout()
     status = error.code or 500
     if error.response is not None or status < 400:
         return error.get_response()  # type: ignore[return-value]
@@ -105,11 +121,20 @@ def _http(error: HTTPException) -> Response:
 
 def _database_away(error: SQLAlchemyError) -> Response:
     log.error("database_away", error=str(error))
+    g._login_user = AnonymousUserMixin()  # the page that says so must not ask the database who reads it
     body = {
         "code": "unavailable",
         "message": "The database is busy or away. Nothing was changed; try again in a moment.",
     }
     return _answer(503, "Away for a moment", body)
+
+
+def _disk(error: OSError) -> Response:
+    """A file that cannot grow: ours, a temporary one of a form, a checkpoint. Everything else about a file is a bug."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return _bug(error)
+    log.error("disk_full", error=str(error))
+    return _domain(DiskFull("The server's disk is full. Nothing was stored; try again later, or tell its operator."))
 
 
 def _bug(error: Exception) -> Response:
@@ -123,6 +148,7 @@ def _bug(error: Exception) -> Response:
 
 
 def _answer(status: int, title: str, body: dict[str, Any], template: str = "errors/error.html") -> Response:
+    log.info("refused", status=status, code=body["code"], method=request.method, path=request.path)
     if wants_json():
         response: Response = jsonify({"error": body})
         response.status_code = status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Any
 
 from flask import Flask, g, redirect, request, session, url_for
@@ -12,7 +14,7 @@ from models.accounts import User
 from models.api_keys import ApiKey
 from routes.answers import wants_json
 from services import accounts, api_keys, training_jobs
-from services.errors import Forbidden, NotFound, Unauthorized
+from services.errors import Forbidden, Invalid, NotFound, Unauthorized
 
 login_manager = LoginManager()
 
@@ -21,12 +23,19 @@ class ForeignSite(Forbidden):
     code = "foreign_site"
 
 
+class NoUpgrade(Invalid):
+    """A request for a WebSocket that is none; becomes 400."""
+
+    code = "no_upgrade"
+
+
 def init_app(app: Flask) -> None:
     """Let Flask-Login know how to find out who asks, and refuse requests that other sites send."""
     login_manager.init_app(app)
     login_manager.user_loader(accounts.by_session)
     login_manager.request_loader(_by_bearer)
     app.before_request(_refuse_foreign_site)
+    app.before_request(_refuse_key_in_address)
 
 
 def begin_session(user: User) -> None:
@@ -82,11 +91,18 @@ def superadmins() -> Response | None:
 
 
 def machine() -> None:
-    """An agent with a key of either scope, and no browser."""
+    """An agent with a key of either scope, and no browser, that asks for a WebSocket (RFC 6455, section 4.2.1)."""
     if "Origin" in request.headers:
         raise ForeignSite("Agents connect here, browsers do not.")
     if not current_user.is_authenticated or key() is None:
         raise Unauthorized("This API key is wrong or was revoked. Make a new one on the Agents page.")
+    if request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        raise NoUpgrade("A WebSocket begins with a request of HTTP/1.1.")
+    if request.headers.get("Sec-WebSocket-Version") != "13" or not _is_nonce(request.headers.get("Sec-WebSocket-Key")):
+        raise NoUpgrade(
+            "A WebSocket begins with Sec-WebSocket-Version: 13 and a Sec-WebSocket-Key of 16 bytes in base64."
+        )
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)  # none is agreed to: what is small stays small
 
 
 def attempt() -> None:
@@ -122,6 +138,24 @@ def _by_bearer(_request: Any) -> User | None:
     found = api_keys.identify(token) if token else None
     g.api_key = found
     return found.user if found else None
+
+
+def _is_nonce(given: str | None) -> bool:
+    try:
+        return len(base64.b64decode(given or "", validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _refuse_key_in_address() -> None:
+    """A key in an address is in logs and histories from then on, so it is worth nothing any more."""
+    exposed = [api_keys.revoke_exposed(given) for _, given in request.args.items(multi=True)]
+    if any(exposed):
+        raise Unauthorized(
+            "A key does not belong into an address, where logs keep it; this one is revoked. Make a new one and send it "
+            "as Authorization: Bearer KEY.",
+            code="key_in_address",
+        )
 
 
 def _refuse_foreign_site() -> None:

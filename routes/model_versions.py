@@ -1,14 +1,14 @@
-"""Models: what is in one, and its files to download."""
+"""Models: what is in one, its files to download, bringing one along that was trained elsewhere, putting one away."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, send_file, url_for
+from flask import Blueprint, Response, flash, send_file, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from models.model_versions import ModelVersion
-from routes.answers import answer, page_of_list
+from routes.answers import Given, answer, page_of_list, read
 from routes.guards import actor
 from services import model_versions
 from services.training_jobs import iso
@@ -31,6 +31,23 @@ base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 """
+LOAD_TENSORS = """\
+from safetensors.torch import load_file
+
+tensors = load_file("{file}")
+"""
+
+
+class NewFile(Given):
+    name: str
+    upload: str
+
+
+class NewModel(Given):
+    name: str
+    files: list[NewFile]
+    description: str = ""
+    base_model: str = ""
 
 
 @bp.get("")
@@ -38,6 +55,15 @@ def index() -> AnyResponse:
     limit, before = page_of_list()
     shown_models = [shown(version) for version in model_versions.list_for(actor(), limit, before)]
     return answer(shown_models, to=url_for("ai_training.index", tab="models"))
+
+
+@bp.post("")
+def create() -> AnyResponse:
+    given = read(NewModel)
+    files = [(file.name, file.upload) for file in given.files]
+    version = model_versions.create(actor(), given.name, given.description, given.base_model, files)
+    body = {**shown(version), "artifacts": model_versions.artifacts(version)}
+    return answer(body, 201, to=url_for("model_versions.show", id=version.id))
 
 
 @bp.get("/<int:id>")
@@ -52,6 +78,19 @@ def show(id: int) -> AnyResponse:
         artifacts=files,
         how_to_load=_how_to_load(version, files),
     )
+
+
+@bp.route("/<int:id>", methods=["DELETE"])
+def remove(id: int) -> Response:
+    model_versions.delete(actor(), id)
+    return Response(status=204)
+
+
+@bp.post("/<int:id>/delete")
+def delete(id: int) -> AnyResponse:
+    model_versions.delete(actor(), id)
+    flash("The model is deleted.", "success")
+    return answer({"status": "deleted"}, to=url_for("ai_training.index", tab="models"))
 
 
 @bp.get("/<int:id>/files/<path:name>")
@@ -69,15 +108,19 @@ def shown(version: ModelVersion) -> dict[str, Any]:
     """A model version as the API gives it."""
     return {
         "id": version.id, "name": version.trained_model.name, "version": version.version, "bytes": version.bytes,
-        "base_model": version.base_name, "method": version.method, "recipe": version.recipe, "job_id": version.job_id,
-        "loss": version.details.get("loss"), "steps": version.details.get("steps"), "created_at": iso(version.created_at),
+        "base_model": version.base_name or None, "method": version.method, "recipe": version.recipe or None,
+        "job_id": version.job_id, "description": version.details.get("description") or None,
+        "loss": version.details.get("loss"), "steps": version.details.get("steps"),
+        "parameters": version.details.get("parameters"), "created_at": iso(version.created_at),
     }  # fmt: skip
 
 
 def _how_to_load(version: ModelVersion, files: list[dict[str, Any]]) -> str:
     names = {file["name"] for file in files}
-    if "model.safetensors" in names:
+    if "adapter_model.safetensors" not in names and "config.json" not in names:
+        return LOAD_TENSORS.format(file=next(name for name in sorted(names) if name.endswith(".safetensors")))
+    if "adapter_model.safetensors" not in names:
         return LOAD_WHOLE.format(folder=version.trained_model.name)
     if "merged/model.safetensors" in names:
         return LOAD_WHOLE.format(folder=f"{version.trained_model.name}/merged")
-    return LOAD_ADAPTER.format(folder=version.trained_model.name, base=version.base_name)
+    return LOAD_ADAPTER.format(folder=version.trained_model.name, base=version.base_name or "the base model")

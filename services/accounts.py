@@ -29,6 +29,12 @@ hasher = PasswordHasher()  # argon2id with the library's defaults (RFC 9106, low
 _NOBODY = hasher.hash("nobody has this password")
 
 
+class LinkOver(NotFound):
+    """A mailed link that was used, is too old, or never was; becomes 410."""
+
+    code = "link_expired"
+
+
 def sign_up(email: str, username: str, password: str, role: str = "member") -> User:
     """Create a member on the Free plan with its credits. Raises Invalid, naming the field."""
     fields = _faults(email, username, password)
@@ -120,15 +126,15 @@ def forget(email: str) -> None:
 
 
 def check_ticket(secret: str) -> PasswordReset:
-    """The open ticket a mailed link names. Raises NotFound when it was used, is too old, or never was."""
+    """The open ticket a mailed link names. Raises LinkOver when it was used, is too old, or never was."""
     ticket = db.session.scalar(select(PasswordReset).where(PasswordReset.digest == secrets.digest(secret)))
     if ticket is None or ticket.used_at is not None or ticket.expires_at <= now():
-        raise NotFound("This link was used already or is too old. Ask for a new one.", code="link_expired")
+        raise LinkOver("This link was used already or is too old. Ask for a new one.")
     return ticket
 
 
 def reset_password(secret: str, new: str) -> User:
-    """Set a new password with a mailed ticket, once. Raises NotFound or Invalid."""
+    """Set a new password with a mailed ticket, once. Raises LinkOver or Invalid."""
     with transaction():
         ticket = check_ticket(secret)
         if not changed(
@@ -136,7 +142,7 @@ def reset_password(secret: str, new: str) -> User:
             .where(PasswordReset.id == ticket.id, PasswordReset.used_at.is_(None))
             .values(used_at=now())
         ):
-            raise NotFound("This link was used already or is too old. Ask for a new one.", code="link_expired")
+            raise LinkOver("This link was used already or is too old. Ask for a new one.")
         return _set_password(ticket.user_id, new)
 
 

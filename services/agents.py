@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from agent import protocol
 from models.accounts import User
 from models.agents import Agent
 from models.api_keys import ApiKey
@@ -20,6 +21,21 @@ from services.gateways import gateways
 RECONNECTS_WITHIN = timedelta(seconds=10)  # a socket that ended is usually opened again within this
 LONGEST_PATH = 4096
 SILENCE = timedelta(seconds=45)  # after this without a frame a machine counts as away
+
+
+def version_misfit(spoken: int) -> tuple[str, str] | None:
+    """Why an agent that speaks this version of the protocol cannot be served, as a code and a sentence with the command that
+    mends it; None when it can. The current version and the two before it are spoken."""
+    oldest, newest = protocol.OLDEST_PROTOCOL, protocol.PROTOCOL_VERSION
+    if oldest <= spoken <= newest:
+        return None
+    served = f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
+    command = f"curl -fO {gateways().settings.public_url}/train_agent.py"
+    if spoken < oldest:
+        why = "It is too old for this server"
+        return "too_old", f"{why}, which speaks {served} of the protocol. Download it again and start it: {command}"
+    why = "It is newer than this server"
+    return "too_new", f"{why}, which speaks {served} of the protocol. Take the one this server offers: {command}"
 
 
 def enrol(key: ApiKey, hello: dict[str, Any], session: str) -> Agent:
@@ -136,15 +152,24 @@ def _machine(told: Any) -> dict[str, Any]:
         raise Invalid("The machine's description must be an object.")
     gpus = [
         {"name": _text(gpu.get("name"), 120), "memory_bytes": _number(gpu.get("memory_bytes"))}
-        for gpu in told.get("gpus") or []
+        for gpu in _list(told.get("gpus"))
         if isinstance(gpu, dict)
     ]
     return {
         "os": _text(told.get("os"), 120), "python": _text(told.get("python"), 40),
         "torch": _text(told.get("torch"), 40) or None, "gpus": gpus[:64],
         "memory_bytes": _number(told.get("memory_bytes")), "disk_free_bytes": _number(told.get("disk_free_bytes")),
-        "roots": [_text(root, 1000) for root in told.get("roots") or []][:50], "scripts": bool(told.get("scripts")),
+        "roots": [_text(root, 1000) for root in _list(told.get("roots"))][:50], "scripts": bool(told.get("scripts")),
+        "hours": _hours(told.get("hours")),
     }  # fmt: skip
+
+
+def _hours(told: Any) -> dict[str, Any] | None:
+    """When the machine takes new jobs, by its own clock; None for always."""
+    if not isinstance(told, dict) or not isinstance(told.get("windows"), list) or not told["windows"]:
+        return None
+    windows = [_text(window, 11) for window in told["windows"]][:10]
+    return {"windows": windows, "open": bool(told.get("open")), "opens_at": _text(told.get("opens_at"), 5) or None}
 
 
 def _text(given: Any, most: int) -> str:
@@ -152,6 +177,10 @@ def _text(given: Any, most: int) -> str:
     if not isinstance(given, str):
         return ""
     return given.replace("\0", "").encode("utf-8", "replace").decode()[:most]
+
+
+def _list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else []
 
 
 def _number(given: Any) -> int | None:

@@ -66,6 +66,19 @@ def identify(given: str) -> ApiKey | None:
     return row
 
 
+def revoke_exposed(given: str) -> bool:
+    """End a key that was sent where others can read it, whoever sent it. Answers whether this can be a key at all."""
+    if not secrets.looks_like_key(given):
+        return False
+    living = (ApiKey.digest == secrets.digest(given), ApiKey.revoked_at.is_(None))
+    key_id = db.session.scalar(select(ApiKey.id).where(*living))
+    if key_id is not None:
+        with transaction():
+            changed(update(ApiKey).where(*living).values(revoked_at=now()))
+            after_commit(gateways().hints.publish, f"key:{key_id}")
+    return True
+
+
 def is_live(key_id: int) -> bool:
     """Whether a key that opened a socket still does."""
     query = select(ApiKey.id).join(User, User.id == ApiKey.user_id)

@@ -12,12 +12,17 @@ from models.idempotency import IdempotentRequest
 from services.errors import Conflict, Invalid
 
 LONGEST_KEY = 255
+BUSY = "The same request is being carried out right now. Ask again in a moment."
 KEPT = timedelta(days=1)
+LONGEST_REQUEST = timedelta(minutes=5)
 
 
 def known(scope: str, key: str, fingerprint: str) -> IdempotentRequest | None:
-    """The stored answer to a request that was sent before. Raises Conflict when the key served for something else,
-    or when that request is being carried out right now."""
+    """The stored answer to a request that was sent before.
+
+    Raises Conflict when the key served for something else (`key_reused`), when that request is being carried out right now
+    (`key_in_use`), or when it was and nobody knows its answer (`answer_lost`): then it is not done a second time.
+    """
     if not key.isprintable() or len(key) > LONGEST_KEY:
         raise Invalid(f"An Idempotency-Key is at most {LONGEST_KEY} printable characters.")
     row = db.session.scalar(
@@ -29,9 +34,7 @@ def known(scope: str, key: str, fingerprint: str) -> IdempotentRequest | None:
     if row.fingerprint != fingerprint:
         raise Conflict("This Idempotency-Key was used for another request. Choose a new key.", code="key_reused")
     if row.status is None:
-        raise Conflict(
-            "The first request with this Idempotency-Key was carried out; its answer was lost.", code="key_in_use"
-        )
+        raise _unanswered(row)
     return row
 
 
@@ -61,10 +64,18 @@ def forget_old() -> int:
     return int(gone.rowcount)  # type: ignore[attr-defined]
 
 
+def _unanswered(row: IdempotentRequest) -> Conflict:
+    if now() - row.created_at < LONGEST_REQUEST:
+        return Conflict(BUSY, code="key_in_use")
+    return Conflict(
+        "The first request with this Idempotency-Key was begun and its answer was lost. Look whether it did what you "
+        "wanted; if not, send it again with a new key.",
+        code="answer_lost",
+    )
+
+
 def _remember(scope: str, key: str, fingerprint: str) -> None:
     try:
         add(IdempotentRequest(scope=scope, key=key, fingerprint=fingerprint))
     except IntegrityError:
-        raise Conflict(
-            "The same request is being carried out right now. Ask again in a moment.", code="key_in_use"
-        ) from None
+        raise Conflict(BUSY, code="key_in_use") from None

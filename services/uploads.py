@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 
 from models.accounts import User
 from models.base import add, after_commit, changed, db, end_read, now, transaction
 from models.uploads import Upload
-from services import subscriptions
+from services import credits, subscriptions
 from services.errors import Conflict, DomainError, Invalid, NotFound, TooLarge
 from services.gateways import gateways
 from services.gateways.storage import sha256_of
@@ -25,22 +25,20 @@ CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_AT_ONCE = 10
 KEPT = timedelta(days=7)
 RESERVE_BYTES = 512 * 1024 * 1024
+NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def create(actor: User, name: str, size: int, sha256: str | None = None) -> Upload:
-    """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, Conflict with too many open."""
+    """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, TooManyOpen, DiskFull."""
     allowed = subscriptions.limit(actor, "upload_bytes")
     if size > allowed:
         raise too_large(actor, size)
-    waiting = db.session.scalar(
-        select(func.count(Upload.id)).where(
-            Upload.user_id == actor.id, Upload.state == "open", Upload.job_id.is_(None), Upload.expires_at > now()
-        )
-    )
-    if (waiting or 0) >= OPEN_AT_ONCE:
-        raise Conflict(f"You have {OPEN_AT_ONCE} unfinished uploads. Finish one, or wait until they expire.")
-    return _create(actor.id, name, size, sha256)
+    with transaction():
+        credits.lock(actor.id)
+        if len(_waiting(actor, "open")) >= OPEN_AT_ONCE:
+            raise TooManyOpen(f"You have {OPEN_AT_ONCE} unfinished uploads. Finish one, or wait until they expire.")
+        return _create(actor.id, name, size, sha256)
 
 
 def create_for_attempt(user_id: int, job_id: int, attempt: int, name: str, size: int, sha256: str | None) -> Upload:
@@ -119,8 +117,12 @@ def complete(upload: Upload) -> Upload:
 
 
 def receive(actor: User, name: str, body: BinaryIO) -> Upload:
-    """Take a whole file in one go, as a form sends it. Raises TooLarge above the plan's limit."""
+    """Take a whole file in one go, as a form sends it. Raises TooLarge above the plan's limit, Invalid, DiskFull.
+
+    Of files that came whole and were put to no use the newest ten are kept.
+    """
     allowed = subscriptions.limit(actor, "upload_bytes")
+    _refuse_name(name)
     end_read()
     arriving = _folder() / f"{uuid.uuid4()}.partial"
     hashed, size = hashlib.sha256(), 0
@@ -136,6 +138,8 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
         os.replace(arriving, path_of(upload))
         with transaction():
             changed(update(Upload).where(Upload.id == upload.id).values(offset=size, state="complete"))
+            for older in _waiting(actor, "complete")[OPEN_AT_ONCE:]:
+                forget(older)
         return db.session.get_one(Upload, upload.id)
     finally:
         arriving.unlink(missing_ok=True)
@@ -174,9 +178,8 @@ def too_large(actor: User, size: int) -> TooLarge:
 def _create(
     user_id: int, name: str, size: int, sha256: str | None, job_id: int | None = None, attempt: int | None = None
 ) -> Upload:
+    _refuse_name(name)
     fields = {}
-    if not name or len(name) > 255 or any(ord(char) < 32 for char in name):
-        fields["name"] = "Give the file's name, of at most 255 characters."
     if size < 1:
         fields["size"] = "The file is empty: there is nothing to upload."
     if sha256 is not None and not SHA256.fullmatch(sha256):
@@ -198,6 +201,26 @@ class DiskFull(DomainError):
     """No room for a file; becomes status 507."""
 
     code = "disk_full"
+
+
+class TooManyOpen(Conflict):
+    """More unfinished uploads than one member may have; becomes status 429."""
+
+    code = "too_many_uploads"
+
+
+def _refuse_name(name: str) -> None:
+    """A name is shown to people, so it holds nothing that turns the text around it."""
+    if not name or len(name) > 255 or NOT_IN_A_NAME.search(name):
+        raise Invalid.of(name="Give the file's name: at most 255 characters, without control characters.")
+
+
+def _waiting(actor: User, state: str) -> list[Upload]:
+    """The member's uploads in this state that nothing uses yet, the newest first."""
+    query = select(Upload).where(
+        Upload.user_id == actor.id, Upload.state == state, Upload.job_id.is_(None), Upload.expires_at > now()
+    )
+    return list(db.session.scalars(query.order_by(Upload.created_at.desc(), Upload.id)))
 
 
 def _folder() -> Path:

@@ -124,7 +124,7 @@ class TestPeople:
         link = next(line for line in mail.read_text().splitlines() if "/password/reset/" in line)
         path = "/password/reset/" + link.rpartition("/")[2]
         assert client.post(path, json={"password": "another password"}).status_code == 200
-        assert client.post(path, json={"password": "a third password"}).status_code == 404
+        assert client.post(path, json={"password": "a third password"}).status_code == 410
         assert browser.get("/api/subscription").status_code == 401
         assert (
             client.post("/login", json={"email": "alice@example.com", "password": "another password"}).status_code
@@ -321,7 +321,7 @@ class TestData:
 
     def test_half_open_uploads_have_an_end(self, sqlite_app: Flask, browser: FlaskClient) -> None:
         codes = [browser.post("/api/uploads", json={"name": "x", "size": 5}).status_code for _ in range(11)]
-        assert codes == [201] * 10 + [409]
+        assert codes == [201] * 10 + [429]
 
 
 class TestJobs:
