@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -106,7 +106,7 @@ class Family:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark:
                     self._seen.add(process)
-        return [process for process in self._seen if _lives(process)]
+        return [process for process in self._seen if lives(process)]
 
     def kill(self, leader: int | None) -> None:
         """End all of them, and wait until they are gone."""
@@ -118,7 +118,8 @@ class Family:
             psutil.wait_procs(left, timeout=5)
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs, or could: one that has ended and waits to be reaped does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -130,7 +131,7 @@ def _named(processes: Iterable[psutil.Process], *words: str) -> list[psutil.Proc
     for process in processes:
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            if all(word in line for word in words) and _lives(process):
+            if all(word in line for word in words) and lives(process):
                 found.append(process)
     return found
 
@@ -258,18 +259,23 @@ class RunningYard:
     def clock(self) -> psutil.Process:
         return self._part("worker.py", "--clock")
 
+    def workers(self) -> list[psutil.Process]:
+        """Those that wait for jobs and fork for each."""
+        return [p for p in _named(self.parent().children(), "worker.py") if "--clock" not in p.cmdline()]
+
     def worker(self) -> psutil.Process:
-        """The one that waits for jobs and forks for each."""
-        return next(p for p in _named(self.parent().children(), "worker.py") if "--clock" not in p.cmdline())
+        """The first of them."""
+        return next(iter(self.workers()))
 
     def horse(self) -> psutil.Process | None:
         """The runner of the server job that trains now."""
-        return next((process for process in self.worker().children() if _lives(process)), None)
+        horses = [process for worker in self.workers() for process in worker.children()]
+        return next((process for process in horses if lives(process)), None)
 
     def child(self) -> psutil.Process | None:
         """The training process of the server job that trains now."""
         horse = self.horse()
-        return next((process for process in horse.children() if _lives(process)), None) if horse else None
+        return next((process for process in horse.children() if lives(process)), None) if horse else None
 
     def kill_web(self) -> None:
         """Kill -9 the web, worker process and master."""
@@ -400,11 +406,11 @@ class Member:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def new_dataset(
-        self, path: Path, name: str | None = None, mapping: Mapping[str, str] | None = None
+        self, path: Path, name: str | None = None, mapping: Mapping[str, str] | None = None, kind: str = "conversation"
     ) -> dict[str, Any]:
         """Upload a file as the multipart form of the contract; what was made. Raises Refused."""
         boundary = uuid.uuid4().hex
-        fields = {"name": name or path.stem}
+        fields = {"name": name or path.stem, "kind": kind}
         if mapping:
             fields["mapping"] = json.dumps(dict(mapping))
         lines = [
@@ -537,12 +543,26 @@ def read_events(stream: IO[bytes]) -> Iterator[Event]:
 
 
 class AgentProcess:
-    """The agent as a member downloads and runs it, with a home and one allowed root of its own."""
+    """The agent as a member downloads and runs it, with a home and one allowed root of its own.
+
+    `port` is where it connects, when that is not the yard itself; `environment` and `options` are given to it besides.
+    """
 
     def __init__(
-        self, yard: RunningYard, key: str, folder: Path, name: str = "desk", python: str = sys.executable
+        self,
+        yard: RunningYard,
+        key: str,
+        folder: Path,
+        name: str = "desk",
+        python: str = sys.executable,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.yard, self.key, self.name, self.python = yard, key, name, python
+        self.port = port or yard.port
+        self.environment, self.options = dict(environment or {}), tuple(options)
         self.home, self.root, self.log_file = folder / "home", folder / "models", folder / "agent.log"
         self.program = folder / "train_agent.py"
         for path in (self.home, self.root):
@@ -568,14 +588,20 @@ class AgentProcess:
             with urllib.request.urlopen(f"{self.yard.url}/train_agent.py", timeout=30) as answer:
                 self.program.write_bytes(answer.read())
         command = [
-            self.python, str(self.program), "--api-key", self.key, "--server-url", self.yard.socket_url,
-            "--name", self.name, "--home", str(self.home), "--root", str(self.root),
+            self.python, str(self.program), "--api-key", self.key, "--server-url", f"ws://localhost:{self.port}",
+            "--name", self.name, "--home", str(self.home), "--root", str(self.root), *self.options,
         ]  # fmt: skip
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                command, env=clean_environment({MARK: self._family.mark}), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, preexec_fn=end_with_starter,
+                command, env=clean_environment({**self.environment, MARK: self._family.mark}), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_starter,
             )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Of the agent itself."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """Kill -9 the agent itself; its supervisors and their training live on."""
@@ -611,6 +637,8 @@ class AgentProcess:
         """The machine as its owner sees it, once it is connected. Raises NotInTime with what the agent said."""
 
         def look() -> dict[str, Any] | None:
+            if self._process is not None and self._process.poll() is not None:
+                raise NotInTime(f"{self.name} ended with {self._process.returncode} before it was online")
             found = member.agent_named(self.name)
             return found if found and found["status"] != "offline" else None
 
@@ -621,4 +649,4 @@ class AgentProcess:
 
     def job_folder(self, job: int) -> Path:
         """Where the agent keeps a job."""
-        return self.home / ".trainyard" / "jobs" / f"localhost_{self.yard.port}" / str(job)
+        return self.home / ".trainyard" / "jobs" / f"localhost_{self.port}" / str(job)

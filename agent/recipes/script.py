@@ -44,7 +44,7 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
             verdict = follower.to_the_end()
     except _Stopped:
         return "stopped"
-    assignment.report("facts", exit_status=verdict.status)
+    assignment.report("facts", exit_code=follower.exit_code, exit_status=verdict.status)
     if follower.was_stopped and not verdict.is_ours:
         return "stopped"
     _refuse_a_bad_end(verdict)
@@ -156,4 +156,4 @@ def _keep_outputs(assignment: Assignment, setup: Setup) -> None:
         print(f"({note})", flush=True)
     if not kept:
         print(f"(No file matched {', '.join(setup.outputs)}, so none is kept.)", flush=True)
-    assignment.report("facts", outputs=kept[:100], outputs_count=len(kept))
+    assignment.report("facts", outputs=[file["name"] for file in kept[:100]])

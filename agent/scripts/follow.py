@@ -59,6 +59,7 @@ class Follower:
         self._checkpoint: tuple[str, float] | None = None
         self._files_at = self._facts_at = self._looked_at = 0.0
         self._stop_at: float | None = None
+        self.exit_code: int | None = None
         self._selector = selectors.DefaultSelector()
         for descriptor in (stdout, events):
             os.set_blocking(descriptor, False)
@@ -78,6 +79,7 @@ class Follower:
             self._pass_on_a_stop()
             verdict = self._look() or verdict
             self._look_at_files()
+        self.exit_code = code if code < 128 else 128 - code
         self._drain()
         self._look_at_files(last=True)
         return verdict or self._running.verdict(code)
@@ -169,6 +171,8 @@ class Follower:
             self._assignment.report("sample", **piece)
         for note in (*_taken(self._samples.notes), *_taken(self._event_files.notes)):
             print(f"({note})", flush=True)
+        if last and self._helper.lost:
+            print(f"({self._helper.lost} calls of the helper came too fast and were left out.)", flush=True)
         self._notice_checkpoint()
         if last or now - self._facts_at >= FACTS_SECONDS:
             self._facts_at = now

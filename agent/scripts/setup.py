@@ -145,7 +145,9 @@ def describe(setup: Setup, line: list[str], python: str, lane: str | None, varia
         "interpreter": python,
         "lane": lane,
         "environment": variables,
-        "resumed_from": None if setup.checkpoint is None else setup.checkpoint.name,
+        "checkpoint_given": None if setup.checkpoint is None else setup.checkpoint.name,
         "can_resume": bool(setup.manifest.resume),
         "outputs_wanted": list(setup.outputs),
+        "outputs": None,  # what an earlier attempt told is over
+        "exit_code": None,
     }

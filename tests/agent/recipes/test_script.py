@@ -205,7 +205,7 @@ def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint
     assert job.run(values={"to": reached + 3}).outcome == "completed"
     assert [step for step, _ in job.curve()] == [reached + 1, reached + 2, reached + 3]
     assert job.facts()["command"][-2] == "--resume"
-    assert job.facts()["resumed_from"] == f"ckpt-{reached}"
+    assert job.facts()["checkpoint_given"] == f"ckpt-{reached}"
 
 
 def test_a_script_may_use_its_last_seconds_to_save(job: Job) -> None:
@@ -267,6 +267,7 @@ def test_a_script_that_fails_says_how(job: Job, text: str, cause: str, told: str
     final = job.run()
     assert (final.outcome, final.cause) == ("failed", cause)
     assert told in str(final.message)
+    assert job.facts()["exit_code"] in (1, 3, -11)
 
 
 def test_a_script_is_found_chosen_or_asked_for(job: Job) -> None:
