@@ -9,27 +9,30 @@ which the horse forks before it starts a thread.
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from flask import Flask
 from rq import Worker
 
-from agent import recipes
+from agent import recipes, sandbox
+from agent.child import main as carry_out
 from agent.protocol import STREAMS, JobSpec
 from agent.runner import Final, ForkedChild, Say, Spool, run
 from agent.spool import empty_item
 from app import create_app
 from models.base import release
-from services import clock, server_files, training_jobs
+from services import clock, server_files, training_jobs, workers
 from services.config import BadSetting, Settings
 from services.errors import Conflict, Invalid, NotFound
 from services.gateways import gateways
@@ -38,13 +41,61 @@ from services.gateways.queue import Queue
 RENEW_SECONDS = 5.0
 FORWARD_SECONDS = 0.5  # each round costs the training a little of its cores
 GIVE_UP_SECONDS = 72.0  # 80 % of the lease: this worker ends the child before anybody else may begin
+LAST_RESORT_SECONDS = 80.0  # the child ends itself when its runner hangs; still within the lease
+SEEN_SECONDS = 30.0  # a worker reports itself; RQ comes by as often while it waits and while a job runs
 BATCH_BYTES = 262_144
 Batch = tuple[int, list[Any]]  # the number of the first record, and the records
 log = structlog.get_logger()
 
 
+class Presence:
+    """Reports this worker again and again, each time from a short-lived copy of it.
+
+    The worker itself holds no connection and starts no thread: both would be forked into every job.
+    """
+
+    def __init__(self, accelerator: str) -> None:
+        self._name, self._accelerator = f"{socket.gethostname()} {os.getpid()}", accelerator
+        self._told = sandbox.probe().to_json()
+        self._owner, self._next, self._copy = os.getpid(), 0.0, 0
+
+    def renew(self) -> None:
+        """Report, when it is time and the last copy has ended. In a horse, which RQ lets give signs of life too, nothing."""
+        if os.getpid() != self._owner:
+            return
+        if self._copy and os.waitpid(self._copy, os.WNOHANG)[0]:
+            self._copy = 0
+        if self._copy or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + SEEN_SECONDS - 1
+        sys.stdout.flush()
+        self._copy = os.fork()
+        if self._copy == 0:
+            self._report()
+
+    def _report(self) -> NoReturn:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            with create_app().app_context():
+                workers.report(self._name, socket.gethostname(), self._owner, self._accelerator, self._told)
+        except Exception as error:  # the database is away; the next copy tries again
+            log.warning("worker_not_reported", error=f"{type(error).__name__}: {error}")
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+
+
 class TrainingWorker(Worker):
     """Asked to end, it lets the running job save a checkpoint instead of waiting for its end."""
+
+    presence: Presence | None = None
+
+    def heartbeat(self, *given: Any, **named: Any) -> None:
+        """RQ's sign of life, and ours; called every SEEN_SECONDS or more often, in the main thread."""
+        super().heartbeat(*given, **named)
+        if self.presence is not None:
+            self.presence.renew()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.horse_pid:
@@ -71,11 +122,37 @@ class Depot:
             server_files.deliver(spec, output)
 
 
+class Pulse:
+    """Memory that a runner and its training child share: when the lease was renewed last, by the machine's clock.
+
+    A runner that hangs or is frozen renews no lease and ends no child. So the child looks for itself, and two attempts
+    never train at once.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+        self.beat()
+
+    def beat(self) -> None:
+        """The lease was renewed now."""
+        struct.pack_into("d", self._memory, 0, time.monotonic())
+
+    def carry_out(self, assignment: dict[str, Any], events: int) -> int:
+        """In the child: train, and die when the runner has been silent for too long."""
+        threading.Thread(target=self._end_when_silent, name="pulse", daemon=True).start()
+        return carry_out(assignment, events)
+
+    def _end_when_silent(self) -> None:
+        while time.monotonic() - struct.unpack_from("d", self._memory)[0] < LAST_RESORT_SECONDS:
+            time.sleep(1)
+        os.killpg(0, signal.SIGKILL)  # the child leads a group of its own
+
+
 class Line:
     """Carries the spool of an attempt into the database, and the lease and the orders back, in a thread of its own."""
 
-    def __init__(self, app: Flask, spec: JobSpec, spool: Spool) -> None:
-        self._app, self._spec, self._spool = app, spec, spool
+    def __init__(self, app: Flask, spec: JobSpec, spool: Spool, pulse: Pulse) -> None:
+        self._app, self._spec, self._spool, self._pulse = app, spec, spool, pulse
         self._order: str | None = None
         self._asked_to_end = False
         self._nudged = False
@@ -121,6 +198,7 @@ class Line:
                     self._nudged = False
                     self._order = training_jobs.renew(self._spec.job, self._spec.attempt)
                     renewed = self._heard = time.monotonic()
+                    self._pulse.beat()
             except (NotFound, Conflict):  # the attempt is over for the server
                 self._order = "cancel"
             except Exception as error:  # the database is away; the spool keeps everything
@@ -173,7 +251,8 @@ class Line:
 
 def run_training_job(job_id: int, number: int) -> None:
     """Execute one attempt; RQ calls it in a process of its own."""
-    child = ForkedChild()  # before create_app: no thread and no connection exists yet
+    pulse = Pulse()
+    child = ForkedChild(pulse.carry_out)  # before create_app: no thread and no connection exists yet
     _give_way()
     app = create_app()
     with app.app_context():
@@ -185,7 +264,7 @@ def run_training_job(job_id: int, number: int) -> None:
             return
         folder = gateways().settings.jobs_dir / str(job_id)
         spool = Spool(folder / "attempts" / str(number) / "spool")
-        line = Line(app, spec, spool)
+        line = Line(app, spec, spool, pulse)
         signal.signal(signal.SIGTERM, line.end)
         final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform", terms=terms)
         line.finish(final)
@@ -203,7 +282,12 @@ def work() -> None:
     settings = Settings.from_env()
     recipes.load("language")
     queue = Queue(settings.redis_url)
-    worker = TrainingWorker(queue.all(), connection=queue.connection, serializer=queue.all()[0].serializer)
+    seen = int(SEEN_SECONDS)
+    worker = TrainingWorker(
+        queue.all(), connection=queue.connection, serializer=queue.all()[0].serializer, job_monitoring_interval=seen,
+        worker_ttl=seen + 15,  # RQ waits for a job 15 s less than this before it comes by
+    )  # fmt: skip
+    worker.presence = Presence(settings.accelerator)
     log.info("worker_ready", pid=os.getpid())
     worker.work(logging_level="WARNING")
 

@@ -17,6 +17,7 @@ from models import (
     training_jobs,
     uploads,
     usage,
+    workers,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "training_jobs",
     "uploads",
     "usage",
+    "workers",
 ]

@@ -43,6 +43,8 @@ class Settings:
     accelerator: str
     base_models_dir: Path | None
     hub_endpoint: str
+    sandbox_lane: int
+    sandbox_limits: dict[str, int]
     mail_server: str
     mail_port: int
     mail_username: str
@@ -82,6 +84,8 @@ class Settings:
             accelerator=_one_of(env, "SERVER_ACCELERATOR", "cpu", ACCELERATORS),
             base_models_dir=Path(base_models).expanduser().resolve() if base_models else None,
             hub_endpoint=(env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            sandbox_lane=_whole(env, "SANDBOX_LANE", 1, 0, 2),
+            sandbox_limits=_sandbox_limits(env),
             mail_server=env.get("MAIL_SERVER", ""),
             mail_port=_whole(env, "MAIL_PORT", 587, 1, 65535),
             mail_username=env.get("MAIL_USERNAME", ""),
@@ -140,6 +144,23 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: in
     if not given.isascii() or not given.isdigit() or not least <= int(given) <= most:
         raise BadSetting(f"{name} is {given!r}; it must be a whole number from {least} to {most}.")
     return int(given)
+
+
+def _sandbox_limits(env: Mapping[str, str]) -> dict[str, int]:
+    """What a member's script may use on this server, by the names of `agent.sandbox.Limits`: bytes, seconds, counts."""
+    mega = 1 << 20
+    return {
+        "memory_bytes": mega * _whole(env, "SANDBOX_MEMORY_MB", 8_192, 256, 16_777_216),
+        "processes": _whole(env, "SANDBOX_PROCESSES", 128, 8, 32_768),
+        "wall_seconds": 3_600 * _whole(env, "SANDBOX_HOURS", 6, 1, 8_760),
+        "work_bytes": mega * _whole(env, "SANDBOX_DISK_MB", 20_480, 64, 16_777_216),
+        "work_files": _whole(env, "SANDBOX_FILES", 100_000, 1_000, 10_000_000),
+        "file_bytes": mega * _whole(env, "SANDBOX_FILE_MB", 20_480, 64, 16_777_216),
+        "open_files": _whole(env, "SANDBOX_OPEN_FILES", 1_024, 64, 65_536),
+        "tmp_bytes": mega * _whole(env, "SANDBOX_TMP_MB", 1_024, 16, 1_048_576),
+        "shm_bytes": mega * _whole(env, "SANDBOX_SHM_MB", 1_024, 16, 1_048_576),
+        "output_bytes": mega * _whole(env, "SANDBOX_OUTPUT_MB", 1_024, 1, 1_048_576),
+    }
 
 
 def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:

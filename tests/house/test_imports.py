@@ -24,6 +24,7 @@ FLOORS = [
         "api_keys",
         "agents",
         "idempotency",
+        "workers",
     ],
     ["notices"],
     ["credits"],

@@ -31,7 +31,11 @@ def pack(path: Path, files: dict[str, bytes], change: Callable[[zipfile.ZipInfo]
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo("placeholder", (2026, 1, 1, 0, 0, 0))
-            info.filename, info.compress_type, info.external_attr = name, zipfile.ZIP_DEFLATED, (stat.S_IFREG | 0o644) << 16
+            info.filename, info.compress_type, info.external_attr = (
+                name,
+                zipfile.ZIP_DEFLATED,
+                (stat.S_IFREG | 0o644) << 16,
+            )
             if name.endswith("/"):
                 info.external_attr = (stat.S_IFDIR | 0o755) << 16 | 0x10
             if change is not None:
@@ -76,7 +80,9 @@ class TestWhatComesOut:
             unpack(archive, target)
         assert os.listdir(target) == ["a"]
 
-    def test_the_command_line_says_the_same(self, tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_command_line_says_the_same(
+        self, tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main([str(pack(tmp_path / "a.zip", {"a": b"a"})), str(target), "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == {"entries": [{"name": "a", "size": 1}]}
         bad = pack(tmp_path / "b.zip", {"../a": b"a"})
@@ -241,7 +247,9 @@ def test_whatever_is_packed_comes_out_as_it_was_or_is_refused_whole(
     def become(info: zipfile.ZipInfo) -> None:
         info.external_attr = mode << 16
 
-    archive = pack(folder / "a.zip", {name: b"" if name.endswith("/") else content for name, content in files.items()}, become)
+    archive = pack(
+        folder / "a.zip", {name: b"" if name.endswith("/") else content for name, content in files.items()}, become
+    )
     try:
         entries = unpack(archive, folder / "out")
     except BadArchive:
