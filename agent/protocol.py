@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL = max(1, PROTOCOL_VERSION - 2)  # this version and the two before it are spoken
 MAX_FRAME_BYTES = 65_536
 STREAMS = ("log", "metrics", "event", "samples")
 OUTCOMES = ("completed", "stopped", "cancelled", "failed")

@@ -5,12 +5,13 @@ The list comes from the command line of the agent and nowhere else: a server can
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-MAX_PATH = 4096
+from . import paths
 
 # Never a root themselves; what lies below them may be one.
 _TOO_WIDE = ("/", "/home", "/root", "/Users", "/opt", "/srv", "/var", "/mnt", "/media", "/private")
@@ -56,15 +57,16 @@ def resolve_inside(text: str, roots: Sequence[Path], kind: Literal["file", "fold
 
     Whether something exists outside the roots is never told. Raises PathRefused with a sentence.
     """
-    _check_text(text)
+    if sentence := paths.fault(text, paths.here()):
+        raise PathRefused(sentence)
     try:
-        path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+        path = Path(text).expanduser() if text.startswith("~") else Path(text)
         resolved = path.resolve()
     except (OSError, RuntimeError):
         raise PathRefused(
             f"{text} cannot be followed: it is a link that leads in a circle or is not readable."
         ) from None
-    if not any(resolved.is_relative_to(root) for root in roots):
+    if not any(_lies_in(resolved, root) for root in roots):
         raise PathRefused(_outside(text, roots))
     if not resolved.exists():
         raise PathRefused(f"There is no {kind} {text} on this machine.")
@@ -77,13 +79,18 @@ def resolve_inside(text: str, roots: Sequence[Path], kind: Literal["file", "fold
     return resolved
 
 
-def _check_text(text: str) -> None:
-    if len(text) > MAX_PATH:
-        raise PathRefused(f"A path may have at most {MAX_PATH} characters, this one has {len(text)}.")
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise PathRefused("The path holds control characters. Type it again, or rename the file.")
-    if not text.startswith(("/", "~/")):
-        raise PathRefused(f"{text or 'The path'} is not a full path. Begin it with / or ~/.")
+def _lies_in(resolved: Path, root: Path) -> bool:
+    """Whether a path with every link followed lies in a root, also where the system does not tell capitals apart.
+
+    There the text decides nothing alone: a volume may tell them apart after all, so the folder itself must be the same one.
+    """
+    if resolved.is_relative_to(root):
+        return True
+    if paths.here() == "linux" or not paths.is_inside(str(resolved), str(root), paths.here()):
+        return False
+    with contextlib.suppress(OSError):
+        return Path(*resolved.parts[: len(root.parts)]).samefile(root)
+    return False
 
 
 def _outside(text: str, roots: Sequence[Path]) -> str:

@@ -30,7 +30,7 @@ class Timings:
     pipes: float = 5.0  # how long pipes are read that a descendant keeps open
     greeting: float = 15.0  # from the connection to the welcome
     silence: float = 45.0  # without any frame a connection is dead
-    backoff: float = 60.0  # the longest window between two tries
+    backoff: float = 15.0  # the longest window between two tries
     healthy: float = 60.0  # a connection this old ends the backing off
     refused: float = 600.0  # between two tries with a key that was refused
     request: float = 30.0  # one HTTP request without a byte

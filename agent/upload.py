@@ -1,4 +1,4 @@
-"""The verb `upload`: a data file becomes a data set of the member's, resumable and checked like any other upload."""
+"""The verb `upload` for data: a data file becomes a data set of the member's, resumable and checked like any other upload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def upload_data(server_url: str, key: str, path: Path, name: str | None, kind: s
         raise NotUploaded(f"There is no file {path}.")
     server = Server(http_base(server_url), key)
     order = {"name": name or path.stem, **({"kind": kind} if kind else {}), **_mapping(mapping)}
-    say = _Sayer()
+    say = Sayer()
     try:
         order["file"] = upload(server, path, path.name, say)
         made = persistently(lambda: server.request("POST", "/api/datasets", order).json(), say, GIVE_UP_AFTER)
@@ -53,7 +53,7 @@ def _mapping(text: str | None) -> dict[str, dict[str, str]]:
     return {"mapping": mapping}
 
 
-class _Sayer:
+class Sayer:
     """Prints what the transfer says, at most once a second."""
 
     def __init__(self) -> None:

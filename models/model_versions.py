@@ -22,7 +22,7 @@ class TrainedModel(Created, Model):
 
 
 class ModelVersion(Created, Model):
-    """One frozen state, made by one job."""
+    """One frozen state, made by one job; or brought along from elsewhere, and then without one."""
 
     __tablename__ = "model_versions"
     __table_args__ = (UniqueConstraint("trained_model_id", "version"),)
@@ -30,7 +30,7 @@ class ModelVersion(Created, Model):
     id: Mapped[int] = mapped_column(primary_key=True)
     trained_model_id: Mapped[int] = mapped_column(ForeignKey("trained_models.id"))
     version: Mapped[int]
-    job_id: Mapped[int] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
     recipe: Mapped[str] = mapped_column(String(30))
     method: Mapped[str] = mapped_column(String(12))
     base_name: Mapped[str] = mapped_column(String(200))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from models.base import db, transaction
@@ -12,12 +11,8 @@ from models.uploads import Upload
 from services import base_models, datasets, model_versions, uploads
 from services.errors import Conflict, Invalid, NotFound
 from services.gateways import gateways
-from services.model_versions import NewFile
+from services.model_versions import ARTIFACT, MOST_FILES, NewFile
 from services.training_jobs.attempts import require_running
-
-# Names that are safe as a path on any system: parts of letters, digits, dot, hyphen, underscore, none starting with a dot.
-ARTIFACT = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
-MOST_FILES = 500
 
 
 def data_of(job_id: int, attempt: int) -> Path:

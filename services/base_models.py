@@ -6,6 +6,7 @@ BASE_MODELS_DIR, on an agent a path on that machine); or a hub id such as `org/n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import urllib.error
@@ -20,7 +21,7 @@ from sqlalchemy import select
 
 from models.accounts import User
 from models.base import db
-from models.model_versions import ModelFile
+from models.model_versions import ModelFile, ModelVersion
 from services import model_versions
 from services.errors import Invalid, NotFound, Unavailable
 from services.gateways import gateways
@@ -74,7 +75,8 @@ def choices(actor: User) -> list[dict[str, Any]]:
         offered.append(
             {
                 "value": f"model:{version.id}", "label": f"{version.trained_model.name}, version {version.version}",
-                "parameters": None, "place": "any", "explanation": f"Your own, trained from {version.base_name}.",
+                "parameters": None, "place": "any",
+                "explanation": f"Your own, trained {_origin(version)}.",
             }
         )  # fmt: skip
     for folder in _folders():
@@ -85,6 +87,10 @@ def choices(actor: User) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return offered
+
+
+def _origin(version: ModelVersion) -> str:
+    return f"from {version.base_name}" if version.base_name else "elsewhere"
 
 
 def files_of(version_id: int) -> dict[str, ModelFile]:
@@ -117,7 +123,21 @@ def _own(actor: User, given: str) -> BaseModel:
             base_model=f"Version {version.version} of {version.trained_model.name} is an adapter alone; "
             "train from its base model, or on the machine that holds both."
         )
-    return BaseModel(given, f"sha256:{weights.sha256}", weights.bytes // 4)
+    if version.job_id is None and "config.json" not in files:
+        raise Invalid.of(
+            base_model=f"Version {version.version} of {version.trained_model.name} has no config.json, which says how its "
+            "weights are put together. Upload the whole folder of the model."
+        )
+    shards = [file for name, file in files.items() if name.endswith(WEIGHTS)]
+    known = version.details.get("parameters") if version.job_id is None else None
+    return BaseModel(given, f"sha256:{_sum_of(shards)}", known or sum(file.bytes for file in shards) // 4)
+
+
+def _sum_of(shards: list[ModelFile]) -> str:
+    """The hash that names these weights: of the one file, or of the hashes of several in their order."""
+    if len(shards) == 1:
+        return shards[0].sha256
+    return hashlib.sha256("".join(file.sha256 for file in shards).encode()).hexdigest()
 
 
 def _folder_named(name: str) -> BaseModel:

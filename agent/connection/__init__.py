@@ -27,6 +27,7 @@ from .websocket import open_socket
 
 LONGEST_RETRY_AFTER = 3600.0
 GROWTH = 1.6
+TRIES_AFTER_WELCOME = 4  # so that a server that comes and goes finds everybody back within seconds
 
 
 class KeyRefused(Exception):
@@ -44,13 +45,13 @@ class Connection:
             timings,
             tell,
         )
-        self._was_connected = False
+        self._was_connected = self._was_welcome = False
 
     async def run(self) -> None:
         """Connect again and again. Raises Fatal when the first try shows a wrong key, or when this agent is too old."""
         tries = 0
         while True:
-            began = time.monotonic()
+            began, self._was_welcome = time.monotonic(), False
             try:
                 await self._once()
                 pause = None
@@ -69,6 +70,8 @@ class Connection:
                 self._lost(_why(error))
             if time.monotonic() - began >= self._timings.healthy:
                 tries = 0
+            elif self._was_welcome:
+                tries = min(tries, TRIES_AFTER_WELCOME)
             if pause is None:
                 pause = random.uniform(0, min(self._timings.backoff, GROWTH**tries))  # noqa: S311
                 tries += 1
@@ -87,7 +90,7 @@ class Connection:
 
     async def _converse(self, socket: ClientConnection) -> None:
         try:
-            await Session(socket, self._jobs, self._timings, self._tell).run()
+            await Session(socket, self._jobs, self._timings, self._told).run()
         except ProtocolError as error:
             await socket.close(protocol.CLOSE_BAD_MESSAGE, str(error)[:100])
             raise
@@ -99,6 +102,10 @@ class Connection:
             if code == protocol.CLOSE_TAKEN:
                 raise Break(reason or "another agent with the identity of this one is connected", 60.0) from None
             raise Break(reason or f"the connection was closed ({code or 'without a word'})") from None
+
+    def _told(self, state: str, sentence: str) -> None:
+        self._was_welcome = self._was_welcome or state == "connected"
+        self._tell(state, sentence)
 
     def _key_refused(self) -> float:
         page = f"{http_base(self.server_url)}/agents"

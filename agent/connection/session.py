@@ -99,19 +99,22 @@ class Session:
             raise ProtocolError(f"{self._bad_frames} frames in a row made no sense")
 
     async def _welcome(self, message: Message) -> None:
-        if message["protocol"] != protocol.PROTOCOL_VERSION:
+        if not protocol.OLDEST_PROTOCOL <= message["protocol"] <= protocol.PROTOCOL_VERSION:
             raise too_old(f"the server speaks version {message['protocol']} of the protocol")
         self.window = Window(int(message["window_bytes"]), int(message["window_records"]))
         self.heartbeat_seconds = min(max(float(message["heartbeat_seconds"]), self.timings.heartbeat), 300.0)
         verdicts = {
-            (entry.get("job"), entry.get("attempt")): entry for entry in message["jobs"] if isinstance(entry, dict)
+            (entry.get("job"), entry.get("attempt")): entry
+            for entry in message["jobs"]
+            if isinstance(entry, dict) and type(entry.get("job")) is int and type(entry.get("attempt")) is int
         }
         for held in list(self.jobs.held()):
             verdict = verdicts.get((held.job, held.attempt), {})
             if verdict.get("decision") == "abandon":
                 await self.jobs.abandon(held.job, held.attempt)
                 continue
-            self._resume(held, verdict.get("after") or {})
+            after = verdict.get("after")
+            self._resume(held, after if isinstance(after, dict) else {})
 
     def _resume(self, held: Held, after: Message) -> None:
         for stream in protocol.STREAMS:
@@ -216,6 +219,8 @@ class Session:
         raise Break(str(message["reason"])[:200], float(message["retry_after"]))
 
     async def _error(self, message: Message) -> None:
+        if message["code"] in ("too_old", "too_new"):
+            raise Fatal(f"This agent is version {__version__}. {message['message'][:1000]}")
         self.tell("note", f"The server says: {message['message'][:500]}")
         if message["code"] == "stale_attempt" and "job" in message and "attempt" in message:
             self.window.forget(message["job"], message["attempt"])

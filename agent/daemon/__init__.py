@@ -14,24 +14,28 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection
+from datetime import datetime
 
 from .. import __version__, protocol, settings, supervisor
 from ..concurrency import first_of
 from ..connection import Connection
 from ..connection.jobs import Reply, refusal
+from ..held_job import HeldJob
 from ..protocol import JobSpec, Message
 from ..runner.children import program
-from ..screen import Line, Screen
+from ..running import STOP_JOBS, Announcement
+from ..screen import Line, Screen, job_url
+from ..scripts.terms import Terms
 from ..settings import Timings
 from ..workspace import ORDERS, AttemptFolder, Task, Workspace
 from . import offers
 from .farewell import Farewell
-from .held_job import HeldJob
 from .machine import Machine
 from .options import Options
 
 CHECK_SECONDS = 1.0
 SCREEN_SECONDS = 1.0
+ANNOUNCE_SECONDS = 3.0
 
 
 class Agent:
@@ -44,6 +48,9 @@ class Agent:
         self._held: dict[tuple[int, int], HeldJob] = {}
         self._machine = Machine(options, workspace.path, screen.note)
         self._farewell = Farewell(self.held, screen.note)
+        self._connection = ("waiting", "Connecting.")
+        told = {"version": __version__, "server_url": options.server_url, "name": options.name}
+        self._announcement = Announcement(workspace.path, **told)
 
     async def run(self) -> None:
         """Serve until asked to leave. Raises Fatal when the server will never have us."""
@@ -51,8 +58,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._farewell.interrupt)
         loop.add_signal_handler(signal.SIGTERM, self._farewell.leave_now)
+        loop.add_signal_handler(STOP_JOBS, self._farewell.stop_jobs)
         connection = Connection(self.options.server_url, self.options.key, self, self.timings, self._tell)
-        await first_of(connection.run(), self._tick(), self._farewell.wait())
+        try:
+            await first_of(connection.run(), self._tick(), self._farewell.wait())
+        finally:
+            self._announcement.remove()
 
     # --- what the connection asks -------------------------------------------------------------------------------------
 
@@ -79,17 +90,19 @@ class Agent:
         return list(self._held.values())
 
     async def offered(self, spec: JobSpec) -> Reply | None:
-        """Start a job, or say why not; None leaves the offer waiting (this machine is busy)."""
+        """Start a job, or say why not; None leaves the offer waiting (this machine is busy, leaves, or has no hours now)."""
         key = {"job": spec.job, "attempt": spec.attempt}
         if (spec.job, spec.attempt) in self._held:
             return "job_accept", key
-        refused = offers.refused(spec, self._machine, self.options.roots, self.workspace.path)
+        refused = offers.refused(spec, self._machine, self.options, self.workspace)
         if refused is not None:
             return refused
         for older in [held for held in self._held.values() if held.job == spec.job]:
             if older.attempt > spec.attempt:
                 return None
             await self.abandon(older.job, older.attempt)
+        if self._farewell.is_under_way or not self.options.hours.is_open(datetime.now()):
+            return None
         if sum(held.is_running for held in self._held.values()) >= self.options.jobs:
             return None
         try:
@@ -137,10 +150,17 @@ class Agent:
     def _start(self, spec: JobSpec) -> None:
         self.workspace.make_room_for(spec)
         folder = self.workspace.attempt(spec.job, spec.attempt)
-        roots = tuple(str(root) for root in self.options.roots)
-        folder.write_task(Task(spec, self.options.server_url, roots, self.timings))
+        folder.write_task(Task(spec, self.options.server_url, self._terms(), self.timings))
         self._hold(folder, spec.name, self._launch(folder))
         self.screen.note(f"Job {spec.job} ({spec.name}) begins, attempt {spec.attempt}.")
+
+    def _terms(self) -> Terms:
+        """What a script may use here, as it was said when the agent was started."""
+        return Terms(
+            roots=tuple(str(root) for root in self.options.roots),
+            environment=self.options.environment,
+            environments=str(self.workspace.path / "environments"),
+        )
 
     def _launch(self, folder: AttemptFolder) -> subprocess.Popen[bytes]:
         command, environment = program(settings.without_key(os.environ), "supervise", str(folder.path))
@@ -185,15 +205,28 @@ class Agent:
     def _tell(self, state: str, sentence: str) -> None:
         if state == "note":
             self.screen.note(sentence)
-        elif state == "connected":
-            self.screen.connection(state, f"Connected to {self.options.server_url} as {self.options.name}.")
-        else:
-            self.screen.connection(state, sentence)
+            return
+        if state == "connected":
+            sentence = f"Connected to {self.options.server_url} as {self.options.name}."
+        self._connection = (state, sentence)
+        self.screen.connection(state, sentence)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Let `status` and `stop` of this machine know."""
+        state, sentence = self._connection
+        jobs = [held.shown() for held in self._held.values()]
+        self._announcement.write(
+            state=state, sentence=sentence, hours=self.options.hours.told(datetime.now()), jobs=jobs
+        )
 
     async def _tick(self) -> None:
-        checked = shown = 0.0
+        checked = shown = announced = 0.0
         while True:
             now = time.monotonic()
+            if now - announced >= ANNOUNCE_SECONDS:
+                announced = now
+                self._announce()
             if now - checked >= CHECK_SECONDS:
                 checked = now
                 for held in list(self._held.values()):
@@ -205,7 +238,8 @@ class Agent:
 
     def _show_jobs(self) -> None:
         running = [held for held in self._held.values() if held.is_running]
-        self.screen.jobs([Line(held.job, held.name, held.follow()) for held in running])
+        address = self.options.server_url
+        self.screen.jobs([Line(held.job, held.name, held.follow(), job_url(address, held.job)) for held in running])
 
 
 def _ending(final: Message) -> str:

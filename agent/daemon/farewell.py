@@ -1,4 +1,8 @@
-"""How the agent leaves: at once when asked to, after a moment on Ctrl-C, with checkpoints when it is pressed again."""
+"""How the agent leaves: at once when asked to, after a moment on Ctrl-C, with checkpoints when it is pressed again.
+
+The first stop fixes the latest moment of leaving, and pressing a third time leaves at once: the jobs stop by themselves
+under their supervisors, and the next start of the agent tells the server.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import contextlib
 import time
 from collections.abc import Callable, Collection
 
+from ..held_job import HeldJob
 from ..words import listed
-from .held_job import HeldJob
 
 SECOND_PRESS = 5.0
 LONGEST_FAREWELL = 90.0
@@ -23,13 +27,19 @@ class Farewell:
         self._is_stopping = False
         self._leaving = asyncio.Event()
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the agent is about to leave, so that nothing new should begin."""
+        return self._leave_at is not None or self._leaving.is_set()
+
     def leave_now(self) -> None:
+        """Go at once; jobs train on."""
         self._leaving.set()
 
     def interrupt(self) -> None:
-        """Ctrl-C leaves jobs running; pressed again it stops them first."""
+        """Ctrl-C leaves jobs running; pressed again it stops them first; pressed a third time it leaves at once."""
         running = [held for held in self._held() if held.is_running]
-        if not running:
+        if self._is_stopping or (not running and self._leave_at is None):
             self._leaving.set()
         elif self._leave_at is None:
             self._leave_at = time.monotonic() + SECOND_PRESS
@@ -39,11 +49,18 @@ class Farewell:
                 "when it is started. Press Ctrl-C again to stop it with a checkpoint instead."
             )
         else:
-            self._leave_at = time.monotonic() + LONGEST_FAREWELL
-            self._is_stopping = True
-            for held in running:
+            self.stop_jobs()
+
+    def stop_jobs(self) -> None:
+        """Order every job to stop with a checkpoint and leave once that is told, after 90 s at the latest."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._leave_at = time.monotonic() + LONGEST_FAREWELL
+        for held in self._held():
+            if held.is_running:
                 held.folder.give_order("stop")
-            self._note("Stopping: waiting for the checkpoints.")
+        self._note("Stopping: waiting for the checkpoints. Press Ctrl-C once more to leave without waiting.")
 
     async def wait(self) -> None:
         """Return when it is time to go: asked to, some time after Ctrl-C, or once everything has stopped and is told."""

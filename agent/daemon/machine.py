@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Machine:
             # Both forms, so that the server can tell at once whether a path somebody types lies inside one.
             self._facts["roots"] = list(dict.fromkeys([*self._options.root_names, *map(str, self._options.roots)]))
             self._facts["scripts"] = self._options.allow_scripts
+        self._facts["hours"] = self._options.hours.told(datetime.now())
         self._facts["torch"] = hardware.installed("torch")
         self._facts["disk_free_bytes"] = hardware.disk_free_bytes(self._folder)
         missing = hardware.missing()

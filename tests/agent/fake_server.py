@@ -69,6 +69,7 @@ class FakeServer:
         self.requests: list[str] = []
         self.files: dict[str, bytes] = {}
         self.uploads: dict[str, dict[str, Any]] = {}
+        self.models: list[dict[str, Any]] = []
         self.most_flying = {"bytes": 0, "records": 0}
         self.window = {"window_bytes": 1 << 20, "window_records": 2000}
         self.heartbeat_seconds = 0.5
@@ -462,6 +463,10 @@ class _Http:
             upload = self.server.uploads[given["file"]]
             rows = bytes(upload["data"]).count(b"\n")
             self._answer(201, {"id": 5, "version": 1, "format": "text", "rows": rows, "bad_rows": [], "given": given})
+        elif (self.method, self.path) == ("POST", "/api/models"):
+            given = json.loads(body)
+            self.server.models.append({**given, "key": self.headers.get("idempotency-key")})
+            self._answer(201, {"id": 9, "version": 1, "name": given["name"]})
         else:
             self._answer(404, {"error": {"code": "not_found", "message": "There is no such page."}})
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.__main__ import main, server_of
+from agent.__main__ import main
+from agent.config import server_of
 from tests.agent import pretend_recipe
 from tests.agent.fake_server import KEY, FakeServer
 
@@ -162,12 +163,71 @@ def test_an_upload_that_is_refused_says_why(
     assert "key of scope full" in refused(capsys, "upload", str(tmp_path / "a"), *server)
 
 
+def test_a_folder_with_a_model_becomes_a_model(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tuned"
+    (folder / "merged").mkdir(parents=True)
+    for name, content in (
+        ("model.safetensors", b"w" * 2500),
+        ("config.json", b"{}"),
+        ("merged/config.json", b"{ }"),
+        ("old.bin", b"x"),
+    ):
+        (folder / name).write_bytes(content)
+    server = ("--server-url", site.url, "--api-key", "ty_full")
+    assert main(["upload", str(folder), *server, "--description", "Sums.", "--base-model", "org/base"]) == 0
+    said = capsys.readouterr().out
+    assert "Model 9: tuned, version 1" in said and "/models/9" in said and "left out: old.bin (can run code" in said
+    (order,) = site.models
+    assert (order["name"], order["description"], order["base_model"]) == ("tuned", "Sums.", "org/base")
+    brought = {file["name"]: bytes(site.uploads[file["upload"]]["data"]) for file in order["files"]}
+    assert brought == {"model.safetensors": b"w" * 2500, "config.json": b"{}", "merged/config.json": b"{ }"}
+    assert len(order["key"]) == 64
+
+
+def test_a_model_whose_answer_was_lost_is_asked_for_again_with_the_same_key(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.safetensors").write_bytes(b"w")
+    site.trouble = ["", "", "", "", "503"]  # create, offset, piece, complete, and then the model
+    assert main(["upload", str(tmp_path / "tiny.safetensors"), "--server-url", site.url, "--api-key", "ty_full"]) == 0
+    assert [order["name"] for order in site.models] == ["tiny"]
+    assert site.requests.count("POST /api/models") == 2
+
+
+def test_the_configuration_that_is_printed_can_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["config"]) == 0
+    (tmp_path / ".trainyard").mkdir()
+    (tmp_path / ".trainyard" / "agent.toml").write_text(capsys.readouterr().out)
+    assert "--server-url" in refused(capsys, "--api-key", "ty_x")
+
+
+def test_a_mistake_in_the_configuration_is_refused_with_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "desk.toml").write_text('name = "desk"\nroots = ["/data"]\n')
+    for verb in ("connect", "doctor", "status", "stop", "upload"):
+        typed = [verb, *(["x"] if verb == "upload" else []), "--config", str(tmp_path / "desk.toml")]
+        assert "desk.toml, line 2: there is no setting 'roots'" in refused(capsys, *typed)
+
+
+def test_options_that_cannot_be_are_refused_before_anything_is_opened(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server = ("--server-url", "ws://localhost:1", "--api-key", "ty_x")
+    assert "--max-jobs must be 1 or more" in refused(capsys, *server, "--max-jobs", "0")
+    assert "looks like 20:00-08:00" in refused(capsys, *server, "--hours", "at night")
+    assert "is not passed on" in refused(capsys, *server, "--pass-env", "LD_PRELOAD")
+    assert not (tmp_path / ".trainyard").exists()
+
+
 def test_doctor_says_of_each_thing_whether_it_is_fine(site: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--server-url", site.url, "--api-key", KEY]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == [
         "python", "torch", "transformers", "peft", "safetensors", "tokenizers", "gpu", "memory", "disk", "folder",
-        "server", "key",
+        "agent", "spool", "roots", "scripts", "hours", "server", "key",
     ]  # fmt: skip
     assert all(line.startswith("ok ") for line in lines)
     assert site.received == []

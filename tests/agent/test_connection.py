@@ -492,3 +492,37 @@ def test_whatever_happens_the_window_never_counts_wrong(steps: list[tuple[str, i
         assert window.acknowledged(KEY_OF_LOG) <= window.position(KEY_OF_LOG)
     window.acknowledge(KEY_OF_LOG, window.position(KEY_OF_LOG))
     assert window.is_empty
+
+
+def test_what_was_acknowledged_late_need_not_go_again() -> None:
+    window = Window(100_000, 100)
+    window.begin(KEY_OF_LOG, 0)
+    window.sent(KEY_OF_LOG, 10, 1000)
+    window.sent(KEY_OF_LOG, 20, 1000)
+    window.rewind(KEY_OF_LOG, 0)  # nobody had answered for a while
+    window.acknowledge(KEY_OF_LOG, 20)  # and now somebody does
+    assert window.position(KEY_OF_LOG) == 20 and window.is_empty
+
+
+def test_an_acknowledgement_that_was_overtaken_says_nothing_new() -> None:
+    window = Window(100_000, 100)
+    window.sent(KEY_OF_LOG, 10, 1000)
+    window.acknowledge(KEY_OF_LOG, 10)
+    window.acknowledge(KEY_OF_LOG, 5)
+    assert window.position(KEY_OF_LOG) == window.acknowledged(KEY_OF_LOG) == 10
+
+
+def test_a_slow_line_is_not_flooded_with_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr("agent.connection.window.time.monotonic", lambda: seconds[0])
+    window = Window(100_000, 100)
+    window.sent(KEY_OF_LOG, 10, 1000)
+    window.sent(KEY_OF_LOG, 20, 1000)
+    seconds[0] = 29.0
+    window.acknowledge(KEY_OF_LOG, 10)
+    seconds[0] = 58.0
+    window.resend_older_than(30.0)
+    assert window.position(KEY_OF_LOG) == 20
+    seconds[0] = 60.0
+    window.resend_older_than(30.0)
+    assert window.position(KEY_OF_LOG) == 10

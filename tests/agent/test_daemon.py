@@ -16,6 +16,7 @@ import pytest
 
 from agent.protocol import encode
 from agent.runner import processes
+from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import SpoolReader
 from agent.workspace import Workspace
@@ -442,7 +443,7 @@ def test_tasks_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     from agent.workspace import Task
 
     spec: Any = JobSpec(1, 2, "n", "r", {"a": 1}, {"kind": "local", "path": "/a"}, None, "b", "b", token="t")
-    task = Task(spec, "ws://localhost:1", ("/models",), Timings())
+    task = Task(spec, "ws://localhost:1", Terms(roots=("/models",)), Timings())
     folder = Workspace(tmp_path, task.server_url).attempt(1, 2)
     folder.write_task(task)
     assert folder.task(Timings()) == task

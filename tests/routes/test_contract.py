@@ -506,7 +506,7 @@ class TestDoors:
             if "id" not in rule.arguments or stem not in ids:
                 continue
             of_an_upload = rule.endpoint.endswith(".map_columns")
-            values = {"id": ids["uploads" if of_an_upload else stem], "name": "model.safetensors"}
+            values = {"id": ids["uploads" if of_an_upload else stem], "name": "model.safetensors", "number": 1}
             path = sqlite_app.url_map.bind("localhost").build(rule.endpoint, {n: values[n] for n in rule.arguments})
             for method in rule.methods - {"OPTIONS"}:
                 headers = {"Upload-Offset": "0"} if method == "PATCH" else {"Accept": "application/json"}

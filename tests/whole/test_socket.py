@@ -88,10 +88,32 @@ def test_who_says_nothing_is_let_go(scene: Scene, key: str) -> None:
         assert closed_with(socket, 30) == protocol.CLOSE_NO_HELLO
 
 
-def test_an_agent_of_another_protocol_is_told_to_download_again(scene: Scene, key: str) -> None:
+@pytest.mark.parametrize(("spoken", "code"), [(0, "too_old"), (99, "too_new")])
+def test_an_agent_of_another_protocol_is_told_the_command_that_mends_it(
+    scene: Scene, key: str, spoken: int, code: str
+) -> None:
     with opened(scene, Authorization=f"Bearer {key}") as socket:
-        socket.send(protocol.encode(**{**_hello("old"), "protocol": 99}))
+        socket.send(protocol.encode(**{**_hello("other"), "protocol": spoken}))
+        told = json.loads(socket.recv(timeout=10))
+        assert (told["type"], told["code"]) == ("error", code)
+        assert "curl -fO http" in told["message"] and "/train_agent.py" in told["message"]
         assert closed_with(socket) == protocol.CLOSE_TOO_OLD
+    assert scene.alice.agent_named("other") is None
+
+
+@pytest.mark.parametrize("differs", [{"boot": "another start"}, {"secret": "another secret"}])
+def test_a_copy_of_a_machine_is_refused_and_the_machine_stays(scene: Scene, key: str, differs: dict[str, str]) -> None:
+    with opened(scene, Authorization=f"Bearer {key}") as original:
+        original.send(protocol.encode(**_hello("twin")))
+        assert json.loads(original.recv(timeout=10))["type"] == "welcome"
+        with opened(scene, Authorization=f"Bearer {key}") as copy:
+            copy.send(protocol.encode(**{**_hello("twin"), **differs}))
+            told = json.loads(copy.recv(timeout=10))
+            assert (told["type"], told["code"]) == ("error", "cloned") and "agent.json" in told["message"]
+            assert closed_with(copy) == protocol.CLOSE_TAKEN
+        original.send(protocol.encode("heartbeat", jobs=[]))
+        assert scene.alice.agent_named("twin")["status"] == "online"  # type: ignore[index]
+    until(lambda: scene.alice.agent_named("twin")["status"] == "offline", 10, "its connection has ended")  # type: ignore[index]
 
 
 def test_an_order_for_somebody_elses_job_changes_nothing(scene: Scene, key: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from typing import Any
 
-from ..protocol import Message
-from ..screen import Progress
-from ..spool import SpoolReader
-from ..workspace import AttemptFolder
+from .protocol import Message
+from .screen import Progress
+from .spool import SpoolReader
+from .workspace import AttemptFolder
 
 
 class HeldJob:
@@ -54,6 +55,17 @@ class HeldJob:
         """As hello and heartbeat name it."""
         state = "running" if self.is_running else "finished"
         return {"job": self.job, "attempt": self.attempt, "last": self.reader.last, "state": state}
+
+    def shown(self) -> dict[str, Any]:
+        """As `status` shows it on this machine; `seconds_left` is None while nobody knows."""
+        progress = self.follow()
+        left = progress.seconds_left
+        return {
+            "job": self.job, "attempt": self.attempt, "name": self.name,
+            "state": "running" if self.is_running else "finished", "stage": progress.stage, "step": progress.step,
+            "total_steps": progress.total_steps, "percent": progress.percent, "loss": progress.loss,
+            "seconds_left": None if left is None else round(left), "message": progress.message,
+        }  # fmt: skip
 
     def last_words(self) -> str:
         """The end of what the supervisor itself printed: the reason when it could not even start."""
