@@ -255,3 +255,20 @@ class TestShowing:
             job = db.session.get_one(TrainingJob, boxed.id)
             job.recipe = "language"
         assert training_jobs.terms_of(boxed.id) == {}
+
+
+class TestBounds:
+    def test_a_job_has_at_most_five_hundred_metrics(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        for batch in range(6):
+            names = {f"m{batch}-{number}": [1.0] for number in range(95)}
+            training_jobs.record(job.id, 1, "metrics", batch + 1, [{"steps": [batch], "values": {**names, "loss": [0.5]}}])
+        series = training_jobs.series_of(job.id)
+        assert len(series) == 500
+        assert [step for step, _ in series["loss"]] == [0, 1, 2, 3, 4, 5]  # a known one is never put away
+
+    def test_a_stored_log_moves_no_cursor(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        hostile = "a\x1b]0;owned\x07b\x1b[2Jc\x1bPx\x1b\\d\x07\x00e\tf\n"
+        training_jobs.record(job.id, 1, "log", 1, [{"text": hostile}])
+        assert "".join(training_jobs.log_of(job.id)) == "abcde\tf\n"
