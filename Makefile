@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test demo lint bench bench-billing screenshots agent clean
+.PHONY: help run test test-faults test-faults-long demo lint bench bench-billing bench-agents screenshots agent clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -16,8 +16,9 @@ run: $(VENV)/.installed ## start the whole platform here: Redis, web, worker, cl
 demo: $(VENV)/.installed ## train a small model on the server and on an agent, side by side (DATA=file.jsonl)
 	@exec $(BIN)/python tests/demo/demo.py $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/.tested ## run every test; Chromium is installed when it is missing and you are root
+test: $(VENV)/.tested ## run every test; Chromium and bubblewrap are installed when they are missing and you are root
 	@tests/find_chromium.sh
+	@tests/find_bubblewrap.sh
 	@exec tests/run.sh
 
 lint: $(VENV)/.tested ## ruff, and mypy strict on services, models and agent
@@ -32,11 +33,15 @@ bench: $(VENV)/.tested ## measure: start, overhead, lag, pages
 bench-billing: $(VENV)/.tested ## measure on PostgreSQL: spends beside pgbench, renewals, billing pages (ARGS="--members 2000")
 	@exec $(BIN)/python tests/benchmarks/billing.py $(ARGS)
 
+bench-agents: $(VENV)/.tested ## measure agents: idle, storm, streams, ingest, a page of a million points (ARGS="--long")
+	@tests/find_chromium.sh
+	@exec $(BIN)/python tests/benchmarks/agents.py $(ARGS)
+
 screenshots: $(VENV)/.tested ## take the pictures in docs/screenshots again
 	@tests/find_chromium.sh
 	@$(BIN)/python -m pytest -q tests/browser/screenshots.py
 
-agent: $(VENV)/.installed ## build the agent as one file, train_agent.pyz, beside this Makefile's var/
+agent: $(VENV)/.installed ## build the agent into var/, as one file and as a wheel
 	@$(BIN)/python -m agent.build var/train_agent.pyz
 
 clean: ## remove what was installed and everything written at run time

@@ -193,12 +193,12 @@ class Line:
         renewed = float("-inf")
         while not self._ending.is_set():
             try:
-                self._forward()
                 if time.monotonic() - renewed > RENEW_SECONDS or self._nudged:
                     self._nudged = False
                     self._order = training_jobs.renew(self._spec.job, self._spec.attempt)
                     renewed = self._heard = time.monotonic()
                     self._pulse.beat()
+                self._forward()
             except (NotFound, Conflict):  # the attempt is over for the server
                 self._order = "cancel"
             except Exception as error:  # the database is away; the spool keeps everything
@@ -257,7 +257,7 @@ def run_training_job(job_id: int, number: int) -> None:
     app = create_app()
     with app.app_context():
         spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
-        terms = training_jobs.terms_of(job_id) if spec else {}
+        terms = training_jobs.terms_of(job_id, f"{socket.gethostname()} {os.getppid()}") if spec else {}
         release()
         if spec is None:
             child.close()

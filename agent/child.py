@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -96,7 +97,7 @@ def main(given: Report, events: int) -> int:
             "When that is mended, press retry: it goes on from the last checkpoint.",
         )
     except BaseException as failure:
-        end = _unforeseen(failure, given["blame"], _told(failure, given))
+        end = _unforeseen(failure, given["blame"], _told(failure, given), given["folder"])
     sys.stdout.flush()
     sys.stderr.flush()
     reporter("end", **end)
@@ -144,7 +145,7 @@ def _told(failure: BaseException, given: Report) -> str:
     return f"{name} (its full text is in {file} on the machine, because it may quote your data)"
 
 
-def _unforeseen(failure: BaseException, blame: str, told: str) -> Report:
+def _unforeseen(failure: BaseException, blame: str, told: str, folder: str) -> Report:
     if isinstance(failure, MemoryError) or _is_memory(failure):
         return _failed(
             "out_of_memory",
@@ -154,7 +155,7 @@ def _unforeseen(failure: BaseException, blame: str, told: str) -> Report:
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed(
             blame,
-            "The disk is full.",
+            f"The disk is full ({shutil.disk_usage(folder).free:,} bytes are free).",
             "Free some space, then press retry: it goes on from the last checkpoint.",
         )
     return _failed(

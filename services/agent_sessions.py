@@ -24,6 +24,7 @@ HEARTBEAT_SECONDS = 15
 WINDOW_BYTES = 1024 * 1024
 WINDOW_RECORDS = 2000
 OFFER_AGAIN_SECONDS = 10.0
+NOTED_EVERY_SECONDS = 10.0
 MOST_JOBS_HELD = 100
 Held = tuple[int, int]  # job, attempt
 
@@ -38,6 +39,7 @@ class AgentSession:
         self._held: set[Held] = set()
         self._stops_sent: dict[Held, float] = {}
         self._offers_sent: dict[Held, float] = {}
+        self._noted_at = float("-inf")
 
     def handle(self, message: protocol.Message) -> list[str]:
         """Carry out one message; answers the frames to send back. Raises protocol.ProtocolError for a message out of turn."""
@@ -46,6 +48,7 @@ class AgentSession:
             raise protocol.ProtocolError("hello comes first, and once")
         handler = getattr(self, f"_on_{kind}")
         try:
+            self._note_sign_of_life(kind)
             return list(handler(message))
         except DomainError as error:
             about = {name: message[name] for name in ("job", "attempt") if name in message}
@@ -70,6 +73,14 @@ class AgentSession:
         if self.agent_id is not None:
             agents.leave(self.agent_id, self.id)
 
+    def _note_sign_of_life(self, kind: str) -> None:
+        """Any frame is one: on a slow line a heartbeat waits behind the records before it."""
+        if self.agent_id is None or time.monotonic() - self._noted_at < NOTED_EVERY_SECONDS:
+            return
+        self._noted_at = time.monotonic()
+        if kind != "heartbeat":  # which notes more than that
+            agents.seen(self.agent_id, self.id, {})
+
     def _on_hello(self, message: protocol.Message) -> list[str]:
         key = db.session.get_one(ApiKey, self.key_id)
         agent = agents.enrol(key, message, self.id)
@@ -78,7 +89,7 @@ class AgentSession:
         jobs = [self._greeted(held) for held in told]
         training_jobs.end_forgotten(agent.id, told)
         welcome = encode(
-            "welcome", protocol=protocol.PROTOCOL_VERSION, heartbeat_seconds=HEARTBEAT_SECONDS, window_bytes=WINDOW_BYTES,
+            "welcome", protocol=message["protocol"], heartbeat_seconds=HEARTBEAT_SECONDS, window_bytes=WINDOW_BYTES,
             window_records=WINDOW_RECORDS, server_time=now().isoformat(), jobs=jobs,
         )  # fmt: skip
         return [welcome, *self.orders()]
@@ -89,7 +100,7 @@ class AgentSession:
         if job is None:
             return {"job": held[0], "attempt": held[1], "decision": "abandon", "after": {}}
         if job.state == "queued":
-            training_jobs.claim(held[0], held[1], self._holder())
+            self._take(held)
         else:
             training_jobs.renew(*held)
         self._held.add(held)
@@ -101,7 +112,7 @@ class AgentSession:
         agents.seen(self.agent_id, self.id, message)
         frames = []
         for held in _all_held(message["jobs"]):
-            if self._mine(held) is None:
+            if not self._take(held):
                 frames.append(encode("job_stop", job=held[0], attempt=held[1], mode="cancel"))
             else:
                 training_jobs.renew(*held)
@@ -109,12 +120,8 @@ class AgentSession:
 
     def _on_job_accept(self, message: protocol.Message) -> list[str]:
         held = (message["job"], message["attempt"])
-        job = self._mine(held)
-        if job is not None and job.state == "queued":
-            training_jobs.claim(*held, self._holder())
-        elif job is None:
+        if not self._take(held):
             return [encode("job_stop", job=held[0], attempt=held[1], mode="cancel")]
-        self._held.add(held)
         return []
 
     def _on_job_refuse(self, message: protocol.Message) -> list[str]:
@@ -131,7 +138,7 @@ class AgentSession:
 
     def _on_records(self, message: protocol.Message) -> list[str]:
         held, stream = (message["job"], message["attempt"]), message["stream"]
-        if self._mine(held) is None:
+        if not self._take(held):
             raise Conflict(f"Attempt {held[1]} of job {held[0]} is over.", code="stale_attempt")
         through = training_jobs.record(*held, stream, message["first"], message["items"])
         if through < message["first"] - 1:
@@ -141,7 +148,7 @@ class AgentSession:
     def _on_job_final(self, message: protocol.Message) -> list[str]:
         held = (message["job"], message["attempt"])
         final = training_jobs.Final.of(message)
-        if self._mine(held) is not None:
+        if self._take(held):
             stored = self._stored(held)
             missing = [s for s in protocol.STREAMS if stored.get(s, 0) < _whole(message["last"].get(s, 0))]
             if missing:
@@ -201,6 +208,16 @@ class AgentSession:
         if job is None or job.agent_id != self.agent_id or job.attempt != held[1]:
             return None
         return job if job.state in ("queued", *RUNNING_STATES) else None
+
+    def _take(self, held: Held) -> bool:
+        """Whether this machine works on the attempt. Whoever reports about one that is queued has it: its `job_accept`
+        was lost when the database was away."""
+        job = self._mine(held)
+        if job is not None and job.state == "queued":
+            training_jobs.claim(*held, self._holder())
+        if job is not None:
+            self._held.add(held)
+        return job is not None
 
     def _stored(self, held: Held) -> dict[str, int]:
         attempt = db.session.scalar(select(Attempt).where(Attempt.job_id == held[0], Attempt.number == held[1]))

@@ -8,6 +8,8 @@ live subscription is the job `credit_reset_{id}` at its exact time.
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,6 +47,7 @@ JOB_PREFIX = "credit_reset_"
 LEASE = timedelta(minutes=5)
 DUE_AT_ONCE = 20  # more than that is the sweep's, which takes them in batches
 WRITTEN_EVERY = timedelta(minutes=1)
+SET = timedelta(seconds=10)  # a time of day that is further than this from where it should be was set
 OVERDUE = timedelta(minutes=10)
 log = structlog.get_logger()
 
@@ -264,9 +267,34 @@ def _failure(entry: Entry, run: ClockRun) -> Fault:
     return Fault(f"{entry.name} failed: {run.error}", READ)
 
 
+class TimeOfDay:
+    """Notices when the time of day is set, forward or back: leases are measured with it and must not end for that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._offset: timedelta | None = None  # between the time of day and the clock that only counts
+
+    def look(self) -> None:
+        """To be called before anything is decided by the time of day."""
+        with self._lock:
+            offset = now() - datetime.fromtimestamp(time.monotonic(), UTC)
+            before, self._offset = self._offset, offset
+            if before is not None and abs(offset - before) > SET:
+                log.warning("time_of_day_was_set", seconds=(offset - before).total_seconds())
+                try:
+                    training_jobs.restart_leases()
+                except BaseException:
+                    self._offset = before  # so that it is seen again
+                    raise
+
+
+_time_of_day = TimeOfDay()
+
+
 def run_entry(app: Flask, entry: Entry) -> None:
     """One turn of an entry; one that fails does not stop the clock."""
     with _context(app), contextlib.suppress(Exception):
+        _time_of_day.look()
         _run(entry)
 
 

@@ -52,6 +52,12 @@ def script_lane() -> int | None:
     return db.session.scalar(select(func.max(Worker.lane)).where(Worker.seen_at >= now() - PRESENT))
 
 
+def lane_for(name: str) -> int:
+    """The lane in which a script runs on this worker: the best that it has, never below what the operator asks for."""
+    lane = db.session.scalar(select(Worker.lane).where(Worker.name == name))
+    return least_lane() if lane is None else max(lane, least_lane())
+
+
 def least_lane() -> int:
     """The lane below which code of members does not run on this server."""
     return gateways().settings.sandbox_lane

@@ -7,6 +7,7 @@ fans the hints out to the waiters in it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ import redis
 import structlog
 
 CHANNEL = "trainyard:hints"
+PATIENCE = 0.5  # seconds that whoever nudges waits for Redis
+AWAY_SECONDS = 5.0  # for so long nobody waits for a Redis that did not answer
 log = structlog.get_logger()
 
 
@@ -21,17 +24,22 @@ class Hints:
     """`publish("job:17")` wakes every `with waiting("job:17") as wake: wake.wait(...)` in all processes."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=2)
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+        self._ask_again_at = 0.0
         self._listener_redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2)
         self._waiters: dict[str, set[threading.Event]] = {}
         self._lock = threading.Lock()
         self._listener: threading.Thread | None = None
 
     def publish(self, topic: str) -> None:
-        """Nudge; a Redis that is away costs nothing but the nudge."""
+        """Nudge; a Redis that is away or hangs costs the nudge in other processes, and a moment now and then."""
+        if time.monotonic() < self._ask_again_at:
+            self._wake(topic)
+            return
         try:
             self._redis.publish(CHANNEL, topic)
         except redis.RedisError:
+            self._ask_again_at = time.monotonic() + AWAY_SECONDS
             self._wake(topic)
 
     @contextmanager

@@ -5,6 +5,8 @@ RQ's own retry, stop and time limit are not used (research: reliability, section
 
 from __future__ import annotations
 
+import contextlib
+
 import redis
 import structlog
 from rq import Queue as RqQueue
@@ -19,7 +21,8 @@ log = structlog.get_logger()
 
 class Queue:
     def __init__(self, redis_url: str) -> None:
-        self.connection = redis.Redis.from_url(redis_url, socket_connect_timeout=2)
+        # Short: a page may be waiting. RQ's worker sets a longer one on the connection it is given.
+        self.connection = redis.Redis.from_url(redis_url, socket_connect_timeout=1, socket_timeout=1)
 
     def push(self, job_id: int, attempt: int, rank: str) -> bool:
         """Enqueue one attempt; False when Redis is away, in which case the clock pushes it again."""
@@ -44,6 +47,11 @@ class Queue:
             return False
         except redis.RedisError:
             return True
+
+    def forget(self, job_id: int, attempt: int) -> None:
+        """Remove what a worker that died has left of an entry: RQ itself would keep it until its maintenance comes round."""
+        with contextlib.suppress(redis.RedisError, NoSuchJobError):
+            Job.fetch(entry_id(job_id, attempt), connection=self.connection, serializer=JSONSerializer).delete()
 
     def all(self) -> list[RqQueue]:
         """Every queue, the one to be emptied first in front."""

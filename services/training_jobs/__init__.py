@@ -22,7 +22,13 @@ from services.training_jobs.samples import list_of as samples_of
 from services.training_jobs.scripts import manifest_of, terms_of
 from services.training_jobs.show import iso, receipt, summaries, summary, whole
 from services.training_jobs.submit import Order, create, price
-from services.training_jobs.watch import end_forgotten, end_lost_attempts, give_up_machines, mark_disconnected
+from services.training_jobs.watch import (
+    end_forgotten,
+    end_lost_attempts,
+    give_up_machines,
+    mark_disconnected,
+    restart_leases,
+)
 
 __all__ = [
     "Final",
@@ -53,6 +59,7 @@ __all__ = [
     "record",
     "record_all",
     "renew",
+    "restart_leases",
     "resume",
     "retry",
     "samples_of",

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
+
 from models.base import now
 from models.training_jobs import Attempt, TrainingJob
 from services import credits, subscriptions
 from services.gateways import gateways
 from services.training_jobs.scripts import RECIPE
 
+SET = 10.0  # seconds; a time of day that is further than this from what was counted was set
+_first_steps: dict[int, tuple[datetime, float]] = {}  # attempt -> its first step by the time of day, and as counted
+
 
 def charge(job: TrainingJob, attempt: Attempt) -> None:
     """Charge up to the attempt's last sign of training; the caller holds the job's lock."""
     if job.on_server and attempt.first_step_at is not None and attempt.last_step_at is not None:
-        _tick(job, attempt, int((attempt.last_step_at - attempt.first_step_at).total_seconds() // 60) + 1)
+        _tick(job, attempt, int(_seconds(attempt, attempt.first_step_at, attempt.last_step_at) // 60) + 1)
+
+
+def _seconds(attempt: Attempt, first: datetime, last: datetime) -> float:
+    """How long it has trained. The process that saw the first step counts by itself: the time of day may be set."""
+    by_day = (last - first).total_seconds()
+    seen, at = _first_steps.get(attempt.id, (None, 0.0))
+    if seen == first:
+        counted = time.monotonic() - at
+        return counted if abs(counted - by_day) > SET else by_day
+    if abs((now() - first).total_seconds()) < 1.0:
+        _first_steps[attempt.id] = (first, time.monotonic())
+    return by_day
 
 
 def begun(job: TrainingJob, attempt: Attempt) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
+from services import uploads
+from services.gateways import gateways
 from services.training_jobs import attempts, events, metering
 from services.training_jobs.queries import attempt_of
 
 LOSSES = ("train/loss", "train_loss", "loss")  # the last that was told is the one shown
 STAGES = ("prepare", "train", "upload", "done")
+LEAST_FREE_BYTES = 64 * 1024 * 1024  # kept for what must always work: signing in, ending a job, paying back
 MOST_METRIC_NAMES = 500  # of a job
 KEPT_FACTS = 131_072  # characters of JSON
 
@@ -27,8 +30,12 @@ def record_all(job_id: int, number: int, given: dict[str, tuple[int, list[Any]]]
 
     Answers for each stream the last number that is stored without a hole: lower than what was sent when something
     before it is missing. Raises Conflict (`stale_attempt`) for an attempt that is over, Invalid for a record of the wrong
-    shape; then nothing is stored.
+    shape, DiskFull before the last room is used up; then nothing is stored.
     """
+    if gateways().storage.free_bytes() < LEAST_FREE_BYTES:
+        raise uploads.DiskFull(
+            "The server's disk is full. What a training says is kept where it runs until there is room."
+        )
     checked = {
         stream: (first, [events.checked(stream, item) for item in items]) for stream, (first, items) in given.items()
     }

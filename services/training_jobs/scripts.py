@@ -54,15 +54,15 @@ def quote(parameters: dict[str, Any], price_per_minute: int) -> Quote:
     return Quote(minutes * price_per_minute, minutes, minutes * price_per_minute)
 
 
-def terms_of(job_id: int) -> dict[str, Any]:
-    """What a script of this job is allowed on the server, as its runner takes it; nothing for other recipes."""
+def terms_of(job_id: int, worker: str) -> dict[str, Any]:
+    """What a script of this job is allowed on this worker, as its runner takes it; nothing for other recipes."""
     job = db.session.get_one(TrainingJob, job_id)
     if job.recipe != RECIPE:
         return {}
     settings = gateways().settings
     wall = job.parameters["max_minutes"] * 60 + 300  # the credits end it first; this holds when nobody counts
     limits = {**settings.sandbox_limits, "wall_seconds": min(settings.sandbox_limits.get("wall_seconds", wall), wall)}
-    return {"sandbox": {"lane": settings.sandbox_lane, "limits": limits, "accelerator": settings.accelerator}}
+    return {"sandbox": {"lane": workers.lane_for(worker), "limits": limits, "accelerator": settings.accelerator}}
 
 
 def _faults_on_a_machine(data: DatasetVersion | None, agent: Agent) -> dict[str, str]:

@@ -12,7 +12,7 @@ from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
 from services import agents
 from services.gateways import gateways
 from services.training_jobs import attempts, events
-from services.training_jobs.queries import locked
+from services.training_jobs.queries import attempt_of, locked
 
 AWAY_FOR_GOOD = timedelta(hours=24)
 
@@ -29,9 +29,28 @@ def end_lost_attempts() -> int:
     )
     count = 0
     for job_id, number in db.session.execute(lost).all():
-        count += attempts.end(job_id, number, final)
+        with transaction():
+            locked(job_id)
+            if not _is_lost(job_id, number):  # its worker was only late, and came between the look and the lock
+                continue
+            count += attempts.end(job_id, number, final)
         gateways().queue.forget(job_id, number)  # the worker that would have is gone
     return count
+
+
+def _is_lost(job_id: int, number: int) -> bool:
+    until = attempt_of(job_id, number).lease_until
+    return until is not None and until < now()
+
+
+def restart_leases() -> int:
+    """Give every running attempt its whole lease again: the time of day was set, so what the old ones say means nothing.
+
+    Who is alive renews within seconds, and who is not is found as late as if it had ended now. Answers how many.
+    """
+    with transaction():
+        running = update(Attempt).where(Attempt.lease_until.is_not(None), Attempt.ended_at.is_(None))
+        return int(db.session.execute(running.values(lease_until=now() + attempts.LEASE)).rowcount)  # type: ignore[attr-defined]
 
 
 def mark_disconnected() -> int:
@@ -85,4 +104,10 @@ def give_up_machines() -> int:
         "failed", "member_machine", "Your machine has been away for a day.",
         "Start the agent there again, then press Retry: it goes on from the last checkpoint.",
     )  # fmt: skip
-    return sum(attempts.end(job_id, number, final) for job_id, number in db.session.execute(gone).all())
+    count = 0
+    for job_id, number in db.session.execute(gone).all():
+        with transaction():
+            since = locked(job_id).disconnected_since
+            if since is not None and since < now() - AWAY_FOR_GOOD:  # it has not come back just now
+                count += attempts.end(job_id, number, final)
+    return count

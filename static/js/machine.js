@@ -246,7 +246,7 @@
 
     function draw(again = false) {
       timer = 0;
-      if (!data.at.length) return;
+      if (data.at.length < 2) return; // one reading is no curve
       panel.hidden = false;
       panel.hidden = !charts.map((chart) => chart.draw(again)).some(Boolean);
     }

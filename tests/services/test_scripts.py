@@ -249,12 +249,13 @@ class TestShowing:
             training_jobs.hide_curves(bob, job.id, [])
 
     def test_the_terms_of_a_server_script_name_the_walls_it_must_have(self, app: Flask, boxed: TrainingJob) -> None:
-        terms = training_jobs.terms_of(boxed.id)["sandbox"]
-        assert terms["lane"] == 1 and terms["limits"]["wall_seconds"] <= 30 * 60 + 300
+        terms = training_jobs.terms_of(boxed.id, "worker-1")["sandbox"]
+        assert terms["lane"] == 2 and terms["limits"]["wall_seconds"] <= 30 * 60 + 300
+        assert training_jobs.terms_of(boxed.id, "another")["sandbox"]["lane"] == 1
         with transaction():
             job = db.session.get_one(TrainingJob, boxed.id)
             job.recipe = "language"
-        assert training_jobs.terms_of(boxed.id) == {}
+        assert training_jobs.terms_of(boxed.id, "worker-1") == {}
 
 
 class TestBounds:
