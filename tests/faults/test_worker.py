@@ -1,0 +1,128 @@
+"""The server's own trainings under fire: worker, runner and training are killed, frozen and raced."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.faults import checks
+from tests.faults.conftest import Figure
+from tests.faults.scene import GIVE_UP, LEASE, Scene, Watch, chosen, scaled, settled
+from tests.running import lives, until
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+
+AGAIN = 105
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A yard with two workers."""
+    with settled(tmp_path_factory.mktemp("worker"), machines=0, workers=2) as found:
+        warm = found.order("server", max_steps=5)
+        found.alice.wait_for_status(warm, "completed")
+        yield found
+        checks.at_rest(found)
+
+
+def test_row_3_a_killed_worker_with_its_runner_is_replaced_in_time_and_never_trains_twice(
+    scene: Scene, figure: Figure
+) -> None:
+    steps = 60
+    job = scene.order("server", max_steps=steps, lines=10, pause=0.05)
+    scene.alice.wait_for_step(job, 10)
+    horse, child = scene.yard.horse(), scene.yard.child()
+    assert horse is not None and child is not None
+    worker = horse.parent()
+    assert worker is not None
+    watch = Watch()
+    worker.kill()
+    horse.kill()
+    until(lambda: not lives(child), scaled(GIVE_UP), "the training is dead", 0.02)
+    dead = watch.seconds
+    until(lambda: scene.alice.job(job)["attempt"] == 2 and scene.alice.job(job)["status"] == "training",
+          scaled(AGAIN) + 10, "it trains again")  # fmt: skip
+    again = watch.seconds
+    scene.alice.wait_for_status(job, "completed")
+    spans = checks.never_twice_at_once(scene, "server", job)
+    assert len(spans) == 2
+    checks.one_end(scene, job, "completed", attempts=2)
+    checks.every_line_once(scene, job)
+    checks.every_line_once(scene, job, steps * 10, attempt=2)
+    checks.made_what_was_counted(scene, job, steps)
+    checks.ledger_adds_up(scene)
+    assert again <= scaled(LEASE) + 15
+    figure(f"row 3: training dead {dead:.2f} s after its runner (limit 72 s), running again after {again:.1f} s with a lease "
+           f"of {scaled(LEASE):g} s (limit 105 s with 90 s), {spans[1][0] - spans[0][1]:.1f} s apart")  # fmt: skip
+
+
+def test_row_3_a_runner_that_is_frozen_leaves_no_training_beside_the_next_attempt(scene: Scene, figure: Figure) -> None:
+    job = scene.order("server", max_steps=100_000, lines=1, pause=0.05)
+    scene.alice.wait_for_step(job, 10)
+    horse, child = scene.yard.horse(), scene.yard.child()
+    assert horse is not None and child is not None
+    horse.suspend()  # it can neither renew its lease nor end the training
+    watch = Watch()
+    try:
+        until(lambda: not lives(child), scaled(LEASE) + 5, "the training has ended itself", 0.02)
+        dead = watch.seconds
+        until(lambda: scene.alice.job(job)["attempt"] == 2 and scene.alice.job(job)["step"] > 0, scaled(AGAIN) + 10,
+              "the other worker has begun")  # fmt: skip
+        again = watch.seconds
+        time.sleep(1)
+    finally:
+        horse.resume()
+    scene.alice.order(job, "cancel")
+    checks.nothing_runs(scene)
+    spans = checks.never_twice_at_once(scene, "server", job)
+    figure(f"row 3, frozen runner: its training ended itself after {dead:.1f} s, the next began after {again:.1f} s, "
+           f"{spans[1][0] - spans[0][1]:.1f} s apart (lease {scaled(LEASE):g} s)")  # fmt: skip
+
+
+@pytest.mark.faults_quick
+def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(scene: Scene, figure: Figure) -> None:
+    count = chosen(6, 100)
+    watch = Watch()
+    jobs = [scene.order("server", f"short-{number}", max_steps=3, pause=0.01) for number in range(min(count, 8))]
+    killed = 0
+    while open_ := [job for job in jobs if scene.alice.job(job)["status"] not in ("completed", "failed")]:
+        assert watch.seconds < 120 + count * 5, f"{open_} wait for ever"
+        if killed < count:
+            time.sleep(0.15 + 0.37 * (killed % 4))  # before the claim, in it, at the end, between two
+            with contextlib.suppress(StopIteration, psutil.NoSuchProcess):
+                horse = scene.yard.horse()
+                victim = horse.parent() if horse is not None else scene.yard.worker()
+                assert victim is not None
+                victim.kill()
+                if horse is not None and killed % 2:
+                    horse.kill()
+                killed += 1
+        time.sleep(0.2)
+    for job in jobs:
+        told = scene.alice.job(job)
+        assert told["status"] == "completed", told["error"]
+        checks.never_twice_at_once(scene, "server", job)
+        checks.made_what_was_counted(scene, job, 3)
+        checks.every_line_once(scene, job, 3, attempt=told["attempt"])
+    checks.ledger_adds_up(scene)
+    figure(f"row 4: {len(jobs)} jobs all ran, with {killed} workers killed, in {watch.seconds:.0f} s (limit 120 s)")
+
+
+@pytest.mark.parametrize("trouble", ["killed", "segfault"])
+def test_row_5_a_server_training_that_dies_is_tried_again_and_refunded_when_it_stays_so(
+    scene: Scene, figure: Figure, trouble: str
+) -> None:
+    before = scene.alice.credits()["remaining"]
+    job = scene.order("server", max_steps=100, trouble=trouble, at=20)
+    failed = scene.alice.wait_for_status(job, "failed", seconds=90)
+    attempts = failed["debugData"]["attempts"]
+    assert failed["error"]["cause"] == "platform"
+    assert failed["credits"]["charged"] == failed["credits"]["refunded"]
+    assert scene.alice.credits()["remaining"] == before and scene.alice.credits()["held"] == 0
+    checks.never_twice_at_once(scene, "server", job)
+    checks.nothing_runs(scene)
+    figure(f"row 5, {trouble} on the server: {len(attempts)} attempts, every credit back")
