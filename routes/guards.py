@@ -40,9 +40,10 @@ def init_app(app: Flask) -> None:
 
 def begin_session(user: User) -> None:
     """Log somebody in: a fresh session under a fresh token."""
+    token = accounts.begin_session(user)  # first: where it cannot be stored, the old session goes on
     session.clear()
     session.permanent = True
-    user.session_token = accounts.begin_session(user)  # type: ignore[misc]
+    user.session_token = token  # type: ignore[misc]
     login_user(user)
 
 

@@ -2,7 +2,7 @@
 (() => {
   const form = document.querySelector("form[data-script-form]");
   if (!form) return;
-  const { format } = window.trainyard;
+  const { format, blockPlaces } = window.trainyard;
   const value = (name) => new FormData(form).get(name) || "";
   let named = Boolean(form.elements.name.value);
 
@@ -15,24 +15,12 @@
         input.disabled = away;
       });
     });
-    form.querySelectorAll("[name=place]").forEach((place) => {
-      place.dataset.never ??= String(place.disabled);
-      const reason =
-        place.dataset.source === value("source")
-          ? ""
-          : place.value === "server"
-            ? "A script on your machine runs there. Upload it to run it here."
-            : "An uploaded script runs on the server. Your machine runs only what lies in its own folders.";
-      place.disabled = place.dataset.never === "true" || Boolean(reason);
-      if (place.disabled) place.checked = false;
-      const blocked = place.closest(".choice").querySelector("[data-blocked]");
-      blocked.hidden = !reason || place.dataset.never === "true";
-      blocked.textContent = reason;
+    blockPlaces(form, (place) => {
+      if (place.dataset.source === value("source")) return "";
+      return place.value === "server"
+        ? "A script on your machine runs there. Upload it to run it here."
+        : "An uploaded script runs on the server. Your machine runs only what lies in its own folders.";
     });
-    if (!value("place")) {
-      const open = form.querySelector("[name=place]:not(:disabled)");
-      if (open) open.checked = true;
-    }
     suggestName();
     price();
   }

@@ -2,7 +2,7 @@
 (() => {
   const form = document.querySelector("form[data-wizard]");
   if (!form) return;
-  const { format, icon, say } = window.trainyard;
+  const { format, icon, say, blockPlaces } = window.trainyard;
   const steps = [...form.querySelectorAll("[data-step]")];
   const stations = [...document.querySelectorAll("[data-station]")];
   const value = (name) => new FormData(form).get(name) || "";
@@ -116,27 +116,12 @@
       part.hidden = value(name) !== wanted;
     });
     const base = form.querySelector("[name=base_model]:checked")?.dataset.place || "any";
-    form.querySelectorAll("[name=place]").forEach((place) => {
-      place.dataset.never ??= String(place.disabled);
+    blockPlaces(form, (place) => {
       const server = place.value === "server";
-      const reason =
-        server && value("source") === "local"
-          ? "A file on your machine trains on your machine."
-          : server && base === "agent"
-            ? "This base model is on your machine."
-            : !server && base === "server"
-              ? "This base model is on the server only."
-              : "";
-      place.disabled = place.dataset.never === "true" || Boolean(reason);
-      if (place.disabled) place.checked = false;
-      const blocked = place.closest(".choice").querySelector("[data-blocked]");
-      blocked.hidden = !reason || place.dataset.never === "true";
-      blocked.textContent = reason;
+      if (server && value("source") === "local") return "A file on your machine trains on your machine.";
+      if (server && base === "agent") return "This base model is on your machine.";
+      return !server && base === "server" ? "This base model is on the server only." : "";
     });
-    if (!value("place")) {
-      const open = form.querySelector("[name=place]:not(:disabled)");
-      if (open) open.checked = true;
-    }
     summarise();
   }
   const labelOf = (name) => form.querySelector(`[name=${name}]:checked`)?.dataset.label || "";

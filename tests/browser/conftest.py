@@ -50,8 +50,9 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
+def site(redis_url: str, quick_folder: Path) -> Iterator[Site]:
+    folder = quick_folder / "site"
+    folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -12,6 +12,7 @@ import json
 import math
 import random
 import struct
+import zipfile
 import zlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,7 @@ from services import (
     price_list,
     training_jobs,
     uploads,
+    workers,
 )
 from services.gateways import gateways
 from services.gateways.storage import sha256_of
@@ -57,6 +59,7 @@ class Scene:
     paused: int
     away: int
     script: int
+    uploaded: int
     model: int
     unmapped: str
     payer: int
@@ -85,7 +88,7 @@ def build(folder: Path) -> Scene:
     training_jobs.end(paused.id, 1, Final("stopped"))
     away = _job(alice, code, "at-home", 80, agent=laptop)
     running = _job(alice, code, "describe-to-code-long", 180, agent=workstation)
-    script = _script(alice, workstation)
+    script, uploaded = _script(alice, workstation), _uploaded_script(alice)
     for _ in range(2):
         training_jobs.create(alice, _order(code, "next-in-line"))
     with transaction():
@@ -99,7 +102,7 @@ def build(folder: Path) -> Scene:
     pack = next(one for one in payments.payments_of(alice.id) if one.kind == "pack")
     archived = next(plan for plan in price_list.all_plans() if plan.archived_at)
     return Scene(
-        code, running.id, completed.id, failed.id, paused.id, away.id, script, model, upload.id, _named("carol").id,
+        code, running.id, completed.id, failed.id, paused.id, away.id, script, uploaded, model, upload.id, _named("carol").id,
         _named("mallory").id, pack.id, alice.id, archived.id,
     )  # fmt: skip
 
@@ -125,6 +128,22 @@ def _dataset(owner: User, folder: Path) -> int:
     questions = uploads.receive(owner, "maths.jsonl", io.BytesIO(_questions()))
     datasets.create(owner, questions, "maths", "conversation", {"prompt": "question", "completion": "answer"})
     return version.dataset_id
+
+
+def _uploaded_script(owner: User) -> int:
+    """A script with settings of its own, and a worker that may run it."""
+    workers.report("worker-1", "yard", 1, "cpu", {"lane": 2, "lane_name": "lane 2", "walls": [], "todo": [], "facts": {}})
+    manifest = (
+        '[parameters.size]\ntype = "choice"\nchoices = ["small", "large"]\ndefault = "small"\nlabel = "Size"\n'
+        '[parameters.lr]\ntype = "float"\ndefault = 0.001\nmaximum = 1.0\nlabel = "Learning rate"\n'
+        '[parameters.amp]\ntype = "flag"\nlabel = "Half precision"\nexplanation = "Faster where the device has it."\n'
+    )
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in {"train.py": "print('loss: 1')", "model.py": "", "data/words.txt": "words", "yard.toml": manifest}.items():
+            archive.writestr(f"tiny-gpt/{name}", text)
+    upload = uploads.receive(owner, "tiny-gpt.zip", io.BytesIO(packed.getvalue()))
+    return datasets.create(owner, upload, "tiny-gpt", "script", None).dataset_id
 
 
 def _questions() -> bytes:

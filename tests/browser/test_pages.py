@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from app import create_app
+from models.base import db
+from models.training_jobs import TrainingJob
 from tests.browser import scene
 from tests.browser.conftest import Site, Visit
 
@@ -17,7 +20,7 @@ PUBLIC = [
 ]  # fmt: skip
 PRIVATE = [
     "/dashboard", "/account", "/datasets", "/datasets/new", "/datasets/{dataset}", "/ai-training", "/ai-training?tab=models",
-    "/training-jobs/new", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
+    "/training-jobs/new", "/training-jobs/new/script", "/datasets/{uploaded}", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
     "/training-jobs/{paused}", "/training-jobs/{away}", "/training-jobs/{script}", "/models/{model}", "/agents",
     "/pricing", "/pricing?interval=year", "/billing", "/billing?interval=year", "/billing/history", "/billing/usage",
 ]  # fmt: skip
@@ -58,7 +61,7 @@ def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: 
     visit = Visit(site, context)
     faults = [fault for path in paths(site, PUBLIC) for fault in faults_of(visit, path)]
     visit.log_in(scene.NEWCOMER)
-    empty = ["/dashboard", "/datasets", "/ai-training", "/ai-training?tab=models", "/agents", "/training-jobs/new"]
+    empty = ["/dashboard", "/datasets", "/ai-training", "/ai-training?tab=models", "/agents", "/training-jobs/new", "/training-jobs/new/script"]
     empty += ["/billing", "/billing/usage"]
     faults += [fault for path in empty for fault in faults_of(visit, path)]
     context.clear_cookies()
@@ -124,6 +127,45 @@ def test_the_wizard_leads_to_a_job_page(visit: Visit) -> None:
     page.wait_for_url("**/training-jobs/*")
     expect(page.locator("main")).to_contain_text("from-the-wizard")
     assert visit.complaints == []
+
+
+def test_an_uploaded_script_is_ordered_with_its_own_settings(visit: Visit) -> None:
+    page = visit.log_in()
+    visit.open("/training-jobs/new/script")
+    page.get_by_label("Learning rate").fill("0.5")
+    page.fill("input[name=arguments]", '--note "not closed')
+    page.click("main button[type=submit]")
+    expect(page.locator("#arguments-wrong")).to_contain_text("A quotation mark is not closed.")
+    assert page.get_by_label("Learning rate").input_value() == "0.5"  # what was typed is kept
+    page.fill("input[name=arguments]", "")
+    page.get_by_label("Size").select_option("large")
+    page.get_by_text("Half precision").click()
+    page.fill("input[name=max_minutes]", "15")
+    expect(page.locator("[data-quote-price]")).to_contain_text("At most 15 credits")
+    page.click("main button[type=submit]")
+    page.wait_for_url("**/training-jobs/*")
+    expect(page.locator("main")).to_contain_text("tiny-gpt")
+    with create_app(visit.site.settings).app_context():
+        job = db.session.get_one(TrainingJob, int(page.url.rsplit("/", 1)[1]))
+        assert job.parameters["values"] == {"size": "large", "lr": 0.5, "amp": True}
+        assert (job.recipe, job.quoted, job.parameters["max_minutes"]) == ("script", 15, 15)
+        db.session.remove()
+
+
+def test_a_script_on_a_machine_is_ordered_by_its_folder(visit: Visit) -> None:
+    page = visit.log_in()
+    visit.open("/training-jobs/new/script")
+    page.get_by_text("On my machine", exact=True).click()
+    expect(page.locator("input[name=place][value=server]")).to_be_disabled()
+    page.fill("input[name=local_path]", "~/models/nano")
+    expect(page.locator("input[name=name]")).to_have_value("nano")
+    page.fill("input[name=arguments]", '--name "two words" --epochs 3')
+    page.click("main button[type=submit]")
+    page.wait_for_url("**/training-jobs/*")
+    with create_app(visit.site.settings).app_context():
+        job = db.session.get_one(TrainingJob, int(page.url.rsplit("/", 1)[1]))
+        assert (job.local_path, job.parameters["arguments"]) == ("~/models/nano", ["--name", "two words", "--epochs", "3"])
+        db.session.remove()
 
 
 def test_a_key_is_shown_once_with_the_command_that_uses_it(visit: Visit) -> None:

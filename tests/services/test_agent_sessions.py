@@ -142,7 +142,7 @@ def test_after_a_reconnect_each_job_is_resumed_or_abandoned(
     again = session_of(alice)
     (welcome,) = say(again, **hello(jobs=held))
     assert welcome["jobs"] == [
-        {"job": job.id, "attempt": 1, "decision": "resume", "after": {"log": 2, "metrics": 0, "event": 0}},
+        {"job": job.id, "attempt": 1, "decision": "resume", "after": {"log": 2, "metrics": 0, "event": 0, "samples": 0}},
         {"job": 4711, "attempt": 1, "decision": "abandon", "after": {}},
     ]
     assert again.still_welcome() and not session.still_welcome()
