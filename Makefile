@@ -21,6 +21,16 @@ test: $(VENV)/.tested ## run every test; Chromium and bubblewrap are installed w
 	@tests/find_bubblewrap.sh
 	@exec tests/run.sh
 
+test-faults: $(VENV)/.tested ## the failure matrix: real processes once for each row, 20 seeds each in virtual time
+	@tests/find_chromium.sh
+	@tests/find_bubblewrap.sh
+	@exec tests/faults/run.sh
+
+test-faults-long: $(VENV)/.tested ## the same in full length: leases of 90 s, cuts of ten minutes, 500 seeds (hours)
+	@tests/find_chromium.sh
+	@tests/find_bubblewrap.sh
+	@FAULT_FULL=1 FAULT_SEEDS=500 exec tests/faults/run.sh
+
 lint: $(VENV)/.tested ## ruff, and mypy strict on services, models and agent
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from models.agents import Agent
 from models.api_keys import ApiKey
 from models.base import db, now
 from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
-from services import agents, api_keys, training_jobs
+from services import agents, api_keys, signs_of_life, training_jobs
 from services.errors import Conflict, DomainError
 
 HEARTBEAT_SECONDS = 15
@@ -26,6 +26,12 @@ WINDOW_RECORDS = 2000
 OFFER_AGAIN_SECONDS = 10.0
 NOTED_EVERY_SECONDS = 10.0
 MOST_JOBS_HELD = 100
+NEWS = {
+    "machine",
+    "ready",
+    "missing",
+    "advice",
+}  # of a heartbeat: what it says when something about the machine has changed
 Held = tuple[int, int]  # job, attempt
 
 
@@ -75,11 +81,11 @@ class AgentSession:
 
     def _note_sign_of_life(self, kind: str) -> None:
         """Any frame is one: on a slow line a heartbeat waits behind the records before it."""
-        if self.agent_id is None or time.monotonic() - self._noted_at < NOTED_EVERY_SECONDS:
+        is_recent = time.monotonic() - self._noted_at < NOTED_EVERY_SECONDS
+        if self.agent_id is None or (is_recent and kind != "heartbeat"):
             return
         self._noted_at = time.monotonic()
-        if kind != "heartbeat":  # which notes more than that
-            agents.seen(self.agent_id, self.id, {})
+        signs_of_life.note(self.agent_id)
 
     def _on_hello(self, message: protocol.Message) -> list[str]:
         key = db.session.get_one(ApiKey, self.key_id)
@@ -109,7 +115,8 @@ class AgentSession:
 
     def _on_heartbeat(self, message: protocol.Message) -> list[str]:
         assert self.agent_id is not None
-        agents.seen(self.agent_id, self.id, message)
+        if NEWS & message.keys():
+            agents.seen(self.agent_id, self.id, message)
         frames = []
         for held in _all_held(message["jobs"]):
             if not self._take(held):

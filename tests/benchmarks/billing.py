@@ -49,7 +49,7 @@ from services.reconcile import reconcile  # noqa: E402
 from tests.benchmarks import main as bench  # noqa: E402
 from tests.benchmarks.crowd import EMAIL, PASSWORD, Crowd, fill  # noqa: E402
 from tests.benchmarks.figures import Figure, median, quantile  # noqa: E402
-from tests.benchmarks.pages import _counted, _redis  # noqa: E402
+from tests.benchmarks.pages import _counted, redis  # noqa: E402
 from tests.benchmarks.profiles import shares  # noqa: E402
 from tests.postgres import PrivateServer, loopback_server  # noqa: E402
 
@@ -159,7 +159,7 @@ def _place() -> Iterator[Place]:
     if server is None:
         sys.exit("This needs PostgreSQL: TEST_DATABASE_URL, a server on 127.0.0.1:5432, or an installed `postgres`.")
     try:
-        with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as temporary, _redis(Path(temporary)) as redis_url:
+        with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as temporary, redis(Path(temporary)) as redis_url:
             yield Place(server, redis_url, Path(temporary))
     finally:
         if private:

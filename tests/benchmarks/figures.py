@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` is what is compared with `at_most`, both in `unit`; `raw` is everything that was measured."""
+    """`value` is what is compared with `at_most` or `at_least`, all in `unit`; `raw` is everything that was measured."""
 
     name: str
     value: float
@@ -18,10 +18,13 @@ class Figure:
     at_most: float | None = None
     details: str = ""
     raw: dict[str, Any] = field(default_factory=dict)
+    at_least: float | None = None
 
     @property
     def is_met(self) -> bool | None:
         """None where there is no target."""
+        if self.at_least is not None:
+            return self.value >= self.at_least
         return None if self.at_most is None else self.value <= self.at_most
 
     @property
@@ -30,12 +33,14 @@ class Figure:
 
     @property
     def target(self) -> str:
+        if self.at_least is not None:
+            return f"≥ {_with_unit(self.at_least, self.unit, places=False)}"
         return "" if self.at_most is None else f"≤ {_with_unit(self.at_most, self.unit, places=False)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "name": self.name, "value": self.value, "unit": self.unit, "at_most": self.at_most, "met": self.is_met,
-            "details": self.details, **self.raw,
+            "name": self.name, "value": self.value, "unit": self.unit, "at_most": self.at_most, "at_least": self.at_least,
+            "met": self.is_met, "details": self.details, **self.raw,
         }  # fmt: skip
 
 

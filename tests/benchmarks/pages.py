@@ -94,7 +94,7 @@ class Filled:
 
 def measure(requests: int, size: Size = REALISTIC) -> list[Figure]:
     """Open each page so many times."""
-    with tempfile.TemporaryDirectory(prefix="trainyard-pages-") as temporary, _redis(Path(temporary)) as redis_url:
+    with tempfile.TemporaryDirectory(prefix="trainyard-pages-") as temporary, redis(Path(temporary)) as redis_url:
         folder = Path(temporary)
         settings = {"VAR_DIR": str(folder / "var"), "REDIS_URL": redis_url, "HF_ENDPOINT": "http://127.0.0.1:9"}
         app = create_app(Settings.from_env(settings))
@@ -146,7 +146,7 @@ def _counted(app: Flask) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def redis(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
     with open(os.devnull, "w") as nothing:
@@ -277,7 +277,8 @@ def _lengthen(template: int, count: int) -> int:
     number, steps, moment = template + 1, 2 * count, now()
     longer = {"last_event": count, "step": steps, "total_steps": steps, "model_version_id": None}
     _insert(TrainingJob, [{**job, **longer, "id": number, "name": "all night"}])
-    _insert(Attempt, [{**_new(attempt), "job_id": number}])
+    stored = {"metrics": count // 2, "log": count // 2}
+    _insert(Attempt, [{**_new(attempt), "job_id": number, "stored": stored}])
     rows: list[dict[str, Any]] = []
     for seq in range(1, count // 2 + 1):
         for stream, payload in (("metrics", _metrics(4 * seq - 3)), ("log", _log(4 * seq - 3))):

@@ -6,6 +6,7 @@ Beside its log it leaves `ticks-<pid>`, one instant a step by the machine's mono
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,14 +33,15 @@ def train(assignment: Any) -> str:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assignment.report("stage", stage="train", total_steps=steps, message="Counting.")
     due = time.monotonic()
-    with open(assignment.folder / f"ticks-{os.getpid()}", "a", buffering=1) as ticks:
+    with open(assignment.folder / f"ticks-{os.getpid()}", "ab", buffering=0) as ticks:
         while step < steps:
             step += 1
             if step == wanted["at"]:
                 misbehave(wanted["trouble"], checkpoints, step)
             _say(step, wanted["lines"])
             assignment.report("metrics", step=step, values={"loss": 1 / step})
-            ticks.write(f"{time.monotonic()}\n")
+            with contextlib.suppress(OSError):  # a full disk
+                ticks.write(f"{time.monotonic()}\n".encode())
             if assignment.stop_requested() and not is_deaf:
                 save(checkpoints, step)
                 assignment.report("checkpoint", step=step, path=f"checkpoint-{step}")

@@ -66,6 +66,7 @@ def repeated(stage: Stage, row: int, seed: int) -> World:
         raise
 
 
+@pytest.mark.timeout(120 + 30 * SEEDS)
 @pytest.mark.parametrize("row", [row for row in sorted(ROWS) if ONE_ROW in (None, str(row))])
 def test_row(on_sqlite: Stage, row: int) -> None:
     kept = {seed for known, seed in KEPT if known == row}
@@ -75,6 +76,7 @@ def test_row(on_sqlite: Stage, row: int) -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.timeout(120 + 30 * POSTGRES_SEEDS)
 @pytest.mark.parametrize("row", [row for row in BOTH_DATABASES if ONE_ROW in (None, str(row))])
 def test_row_on_postgres(on_postgres: Stage, row: int) -> None:
     for seed in [int(ONE_SEED)] if ONE_SEED else range(POSTGRES_SEEDS):

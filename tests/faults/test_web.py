@@ -39,7 +39,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         checks.at_rest(found)
 
 
-@pytest.mark.faults_quick
 def test_row_1_a_web_that_is_killed_again_and_again_loses_no_line(scene: Scene, figure: Figure) -> None:
     dice, back, live = random.Random(1), list[float](), list[float]()
     jobs = {scene.order(machine, f"web-{n}", max_steps=100_000, lines=10, pause=0.1): machine
@@ -253,14 +252,14 @@ def _page_seconds(scene: Scene) -> list[float]:
     """How long pages take, asked by a process of its own: the crowd lives in this one."""
     program = (
         "import sys, time, urllib.request\n"
-        "for _ in range(40):\n"
+        "for _ in range(10):\n"
         "    began = time.monotonic()\n"
         "    urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={'Accept': 'text/html'})).read()\n"
         "    print(time.monotonic() - began)\n"
         "    time.sleep(0.05)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, f"{scene.yard.url}/pricing"], capture_output=True, text=True,
-                          timeout=120, check=True)  # fmt: skip
+                          timeout=300, check=True)  # fmt: skip
     return [float(line) for line in done.stdout.split()]
 
 

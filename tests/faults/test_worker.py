@@ -83,7 +83,6 @@ def test_row_3_a_runner_that_is_frozen_leaves_no_training_beside_the_next_attemp
            f"{spans[1][0] - spans[0][1]:.1f} s apart (lease {scaled(LEASE):g} s)")  # fmt: skip
 
 
-@pytest.mark.faults_quick
 def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(scene: Scene, figure: Figure) -> None:
     count = chosen(6, 100)
     watch = Watch()

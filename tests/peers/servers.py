@@ -170,7 +170,7 @@ def _answers(peer: Peer, path: str) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(1)  # localstripe waits for its open connections, and nothing is kept that could be lost
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

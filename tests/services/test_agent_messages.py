@@ -75,6 +75,7 @@ def test_any_frame_is_a_sign_of_life(session: AgentSession, job: TrainingJob, mo
     assert agent is not None
     before = agent.last_seen_at
     monkeypatch.setattr("services.agent_sessions.NOTED_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("services.signs_of_life.TOGETHER_SECONDS", 0.0)
     say(session, "records", job=job.id)
     db.session.refresh(agent)
     assert agent.last_seen_at > before

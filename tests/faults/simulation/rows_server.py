@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.exc import OperationalError
 
 from services import training_jobs
@@ -159,7 +161,7 @@ def _is_rebuilt(world: World, waiting: list[int]) -> bool:
     return any((job, 1) in world.site.queue.entries or world.state(job) != "queued" for job in waiting)
 
 
-def _doubtful(world: World, database: Database) -> object:
+def _doubtful(world: World, database: Database) -> Callable[[str], None]:
     def fail(what: str) -> None:
         if what == "commit" and world.rng.random() < 0.4:
             database.away(what)

@@ -134,7 +134,12 @@ async def _played(world: World, scenario: Scenario) -> None:
 
 
 def _processes(world: World) -> list[Process]:
-    found = [world.site.web, world.site.clock, *(one.process for one in (*world.machines, *world.workers))]
+    found = [
+        world.site.web,
+        world.site.clock,
+        *(one.process for one in world.machines),
+        *(one.process for one in world.workers),
+    ]
     found += [process for one in world.machines for process in one.supervisors.values()]
     return [process for process in found if process is not None]
 
