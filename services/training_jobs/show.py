@@ -41,6 +41,7 @@ def _summary(job: TrainingJob, held: int) -> dict[str, Any]:
         "disconnected_since": iso(job.disconnected_since), "base_model": shown_base(job),
         "dataset": _dataset(job), "local_path": job.local_path, "parameters": job.parameters,
         "curves_off": job.curves_off,
+        "opens_at": opens_at(job),
         "credits": {
             "quoted": job.quoted, "at_most": job.at_most, "held": held, "charged": job.charged, "refunded": job.refunded,
         },
@@ -94,6 +95,12 @@ def place(job: TrainingJob) -> str | dict[str, Any]:
     if job.agent is None:
         return "server"
     return {"agent": job.agent.id, "name": job.agent.name}
+
+
+def opens_at(job: TrainingJob) -> str | None:
+    """From when on a machine with hours of its own takes the job that waits for it, by its own clock; None otherwise."""
+    hours = job.agent.machine.get("hours") if job.agent is not None and job.state == "queued" else None
+    return hours.get("opens_at") if hours and not hours.get("open") else None
 
 
 def shown_base(job: TrainingJob) -> str:

@@ -273,3 +273,15 @@ class TestBounds:
         hostile = "a\x1b]0;owned\x07b\x1b[2Jc\x1bPx\x1b\\d\x07\x00e\tf\n"
         training_jobs.record(job.id, 1, "log", 1, [{"text": hostile}])
         assert "".join(training_jobs.log_of(job.id)) == "abcde\tf\n"
+
+
+def test_a_job_says_from_when_its_machine_takes_jobs(app: Flask, alice: User) -> None:
+    agent = make_script_machine(alice)
+    with transaction():
+        agent.machine = {**agent.machine, "hours": {"windows": ["20:00-08:00"], "open": False, "opens_at": "20:00"}}
+    job = training_jobs.create(
+        alice, script_order(place={"agent": agent.id}, local_path="/home/alice/models/project", parameters={})
+    )
+    assert training_jobs.summary(job)["opens_at"] == "20:00"
+    training_jobs.claim(job.id, 1, "agent")
+    assert training_jobs.summary(fresh(job))["opens_at"] is None
