@@ -118,7 +118,8 @@ def shown(version: ModelVersion) -> dict[str, Any]:
 def _how_to_load(version: ModelVersion, files: list[dict[str, Any]]) -> str:
     names = {file["name"] for file in files}
     if "adapter_model.safetensors" not in names and "config.json" not in names:
-        return LOAD_TENSORS.format(file=next(name for name in sorted(names) if name.endswith(".safetensors")))
+        tensors = [name for name in sorted(names) if name.endswith(".safetensors")]
+        return LOAD_TENSORS.format(file=tensors[0]) if tensors else ""  # what a script keeps, its member can read
     if "adapter_model.safetensors" not in names:
         return LOAD_WHOLE.format(folder=version.trained_model.name)
     if "merged/model.safetensors" in names:

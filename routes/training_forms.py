@@ -83,6 +83,7 @@ class ScriptForm(Given):
     environment: str = ""
     outputs: str = ""
     checkpoints: str = ""
+    resume: str = ""
     place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
 
     def order(self) -> training_jobs.Order:
@@ -91,7 +92,8 @@ class ScriptForm(Given):
             "entry": self.entry.strip(), "arguments": _words(self.arguments), "max_minutes": self.max_minutes,
             "python": self.python.strip() if local else "", "outputs": self.outputs.split(),
             "environment": self.environment.replace(",", " ").split() if local else [],
-            "checkpoints": self.checkpoints.split(), "values": {} if local else _values(self.dataset_id),
+            "checkpoints": self.checkpoints.split(), "resume": _words(self.resume, "resume"),
+            "values": {} if local else _values(self.dataset_id),
         }  # fmt: skip
         return training_jobs.Order(
             name=self.name, description=self.description, recipe="script", base_model=recipes.NO_BASE_MODEL,
@@ -174,12 +176,12 @@ def _place(text: str) -> str | dict[str, int]:
     return "server" if text == "server" else {"agent": int(text.removeprefix("agent:"))}
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str, field: str = "arguments") -> list[str]:
     """A command line as a shell would part it."""
     try:
         return shlex.split(text)
     except ValueError:
-        raise Invalid.of(arguments="A quotation mark is not closed. Close it, or put a backslash before it.") from None
+        raise Invalid.of(**{field: "A quotation mark is not closed. Close it, or put a backslash before it."}) from None
 
 
 def _values(dataset_id: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 # who goes together), then those that measure under fire, with the machine to themselves.
 set -eu
 cd "$(dirname "$0")/.."
-export PYTHONDONTWRITEBYTECODE=1
+# A thread of torch that waits for another spins by default; beside other tests that made one training take 50 s instead of 4.
+export OMP_WAIT_POLICY=passive
 .venv/bin/python -m pytest -q -n 3 --dist loadgroup -m "not faults" "$@"
 .venv/bin/python -m pytest -q -m faults_quick tests/faults "$@"

@@ -21,7 +21,7 @@ def findings(home: Path) -> list[Finding]:
 
 
 def _folder(home: Path, folder: Path) -> Finding:
-    place = folder if folder.exists() else home
+    place = next(path for path in (folder, home, *home.absolute().parents) if path.exists())  # made when it is needed
     if not os.access(place, os.W_OK | os.X_OK):
         words = f"{place} cannot be written: check who owns it, or give another folder with --home"
         return False, "folder", words

@@ -28,7 +28,7 @@ _SUFFIXES = {
     ".text": "txt",
     ".md": "txt",
 }
-_UNPACK = "Unpack it on your machine and upload the data file inside"
+_UNPACK = "Unpack it on your machine and upload the data file inside, or choose the kind Training script if it is one"
 _EXPORT = "Export the data as JSONL, JSON, CSV or TXT and upload that"
 _CONVERT = "Convert it to JSONL (with pandas: to_json(path, orient='records', lines=True)) and upload that"
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (

@@ -23,7 +23,7 @@ from agent.scripts import environment, interpreter, requirements
 from agent.scripts.follow import Follower, Running, open_events
 from agent.scripts.outputs import collect
 from agent.scripts.own_process import OwnProcess
-from agent.scripts.setup import TOOLS, WORK, Setup, describe, prepare
+from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare
 
 HELPER = "trainyard.py"
 
@@ -45,6 +45,8 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
     except _Stopped:
         return "stopped"
     assignment.report("facts", exit_code=follower.exit_code, exit_status=verdict.status)
+    if verdict.status == "disk_limit":
+        _remove_work(assignment)
     if follower.was_stopped and not verdict.is_ours:
         return "stopped"
     _refuse_a_bad_end(verdict)
@@ -138,6 +140,13 @@ def _gpus(terms: Mapping[str, Any]) -> list[int] | None:
         return None
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
     return [int(number) for number in named if number.strip().isdigit()]
+
+
+def _remove_work(assignment: Assignment) -> None:
+    """What a script has filled its box with does not stay on the server's disk; another try begins from the archive."""
+    (assignment.folder / UNPACKED).unlink(missing_ok=True)
+    sandbox.remove(assignment.folder / WORK)
+    print("(What it had written was removed.)", flush=True)
 
 
 def _refuse_a_bad_end(verdict: Verdict) -> None:

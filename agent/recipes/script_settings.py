@@ -80,6 +80,11 @@ SCRIPT = Recipe(
             "Patterns such as out/ckpt-*. The newest is given back to the script when the training is resumed.",
         ),
         Parameter(
+            "resume", "texts", "Arguments to go on",
+            "What is added to the command line when the training is resumed and there is a checkpoint; {checkpoint} stands "
+            "for its path. Left empty, yard.toml's are used.",
+        ),
+        Parameter(
             "max_minutes", "int", "At most minutes",
             "On the server the credits for this time are set aside, and what is not used returns. When it is used up, the "
             "script is stopped, and Resume lets it go on.",

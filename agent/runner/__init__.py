@@ -154,8 +154,9 @@ def _execute(
     if final.outcome != "completed":
         return final
     recorder.gather(end=True)
-    recorder.event("stage", stage="upload", message="Saving what it made.")
-    stages.work("upload", lambda say: depot.deliver(spec, folder / OUTPUT, say))
+    if spec.recipe != "script" or any((folder / OUTPUT).iterdir()):  # a script need not leave anything
+        recorder.event("stage", stage="upload", message="Saving what it made.")
+        stages.work("upload", lambda say: depot.deliver(spec, folder / OUTPUT, say))
     recorder.event("stage", stage="done", message="Done.")
     return final
 

@@ -41,7 +41,9 @@ def in_sandbox(own: Mapping[str, str]) -> dict[str, str]:
 
 def for_the_script(tools: str, checkpoint: str | None) -> dict[str, str]:
     """What tells a script where it is: output without delay, the helper `trainyard`, and what it goes on from."""
-    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": tools, EVENTS: f"{tools}/events"}
+    # Threads of PyTorch spin while they wait for each other; beside other work on few cores that was seen to make a step
+    # take forty times as long (see recipes.load).
+    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": tools, EVENTS: f"{tools}/events", "GOMP_SPINCOUNT": "1000"}
     return given if checkpoint is None else {**given, CHECKPOINT: checkpoint}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import sys
 import time
@@ -27,6 +28,7 @@ AFTER_END_SECONDS = 5.0
 _PIECE = 65_536
 _NOT_PRINTED = ("helper", "tensorboard")
 _MOST_NAMES = 50
+_NUMBER = re.compile(r"(\d{1,9})(?!.*\d)")  # the last one: ckpt-200, step_200/model.pt
 
 
 class Running(Protocol):
@@ -186,7 +188,9 @@ class Follower:
             state = (name, (self._setup.root / name).stat().st_mtime)
             if state != self._checkpoint:
                 self._checkpoint = state
-                self._assignment.report("checkpoint", step=self._step, file=name)
+                number = _NUMBER.search(name)
+                step = int(number[1]) if number else self._step
+                self._assignment.report("checkpoint", step=step, file=name)
 
     def _tell_rules(self) -> None:
         rules = [*self._curves.rules(), *self._others.values()]

@@ -5,7 +5,7 @@
     requirements = "requirements.txt"
     outputs = ["out/*.safetensors"]     # what is kept; anything else stays
     checkpoints = ["out/ckpt-*"]        # the newest is given back on resume
-    resume = ["--resume", "{checkpoint}"]
+    resume = ["--resume", "{checkpoint}"]   # or ["--init_from=resume"], when it finds the checkpoint itself
     samples = "samples"
 
     [parameters.lr]                     # a field of the form, and `--lr 0.001` on the command line
@@ -14,6 +14,7 @@
     minimum = 0.0
     maximum = 1.0
     label = "Learning rate"
+    argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`
 
 Everything is optional, and so is the file.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -60,8 +61,13 @@ class Manifest:
     parameters: tuple[Parameter, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
 
-    def values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The value of each declared parameter, and a sentence for each that does not fit or is not declared."""
+    def values(
+        self, given: Mapping[str, Any], arguments: Sequence[str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The value of each declared parameter, and a sentence for each that does not fit or is not declared.
+
+        Where somebody typed `arguments`, a default counts only where they name it: nothing is put behind what they wrote.
+        """
         known = {parameter.name for parameter in self.parameters}
         errors = {
             name: f"{NAME} declares no parameter {name}. It declares: {', '.join(sorted(known)) or 'none'}."
@@ -70,6 +76,8 @@ class Manifest:
         }
         values = {}
         for parameter in self.parameters:
+            if parameter.name not in given and not _is_wanted(parameter.name, arguments):
+                continue
             value = given.get(parameter.name, parameter.default)
             try:
                 values[parameter.name] = None if value is None else parameter.checked(value)
@@ -103,8 +111,6 @@ def parse(data: bytes) -> Manifest:
     )
     if manifest.entry and not manifest.entry.endswith(".py"):
         raise BadManifest(f"{NAME}: entry is {manifest.entry!r}, which is no Python file.")
-    if manifest.resume and not any(CHECKPOINT in text for text in manifest.resume):
-        raise BadManifest(f"{NAME}: resume must hold {CHECKPOINT}, where the checkpoint's path goes.")
     return manifest
 
 
@@ -127,9 +133,7 @@ def entry_of(manifest: Manifest, files: Collection[str], chosen: str | None = No
     raise BadManifest(f"Which script trains? There is no {' and no '.join(FOUND_FIRST)}.{_choices(files)}")
 
 
-def command_line(
-    manifest: Manifest, entry: str, arguments: list[str] | None, values: Mapping[str, Any], checkpoint: str | None
-) -> list[str]:
+def command_line(manifest: Manifest, entry: str, arguments: list[str] | None, values: Mapping[str, Any]) -> list[str]:
     """The script and what follows it. A parameter stands where an argument says `{name}`, else as a flag behind them."""
     given = list(manifest.arguments) if arguments is None else list(arguments)
     placed = {name for name in values for text in given if f"{{{name}}}" in text}
@@ -137,8 +141,6 @@ def command_line(
     for name, value in values.items():
         if name not in placed:
             line += _flagged(manifest.flags[name], value)
-    if checkpoint is not None:
-        line += [text.replace(CHECKPOINT, checkpoint) for text in manifest.resume]
     return line
 
 
@@ -148,9 +150,15 @@ def _filled(text: str, values: Mapping[str, Any]) -> str:
     return text
 
 
+def _is_wanted(name: str, arguments: Sequence[str] | None) -> bool:
+    return arguments is None or any(f"{{{name}}}" in text for text in arguments)
+
+
 def _flagged(flag: str, value: Any) -> list[str]:
     if value is None or value is False:
         return []
+    if flag.endswith("="):
+        return [f"{flag}{value}"]
     return [flag] if value is True else [flag, str(value)]
 
 

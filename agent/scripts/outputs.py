@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", 
 
 
 def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Copy what is kept to `output`, with `record` as `run.json` beside it.
+    """Copy what is kept to `output`, with `record` as `run.json` beside it; nothing at all when no file is kept.
 
     Answers what was copied, as name and bytes, and a sentence for each file that could not be. Files are opened without
     following links: a script may exchange one for a link while it is being copied.
@@ -41,7 +41,8 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
             notes.append(f"{name} was not kept: {error.strerror or error}.")
             continue
         kept.append({"name": name, "bytes": size})
-    (output / RECORD).write_text(json.dumps({**record, "outputs": kept}, indent=2) + "\n", "utf-8")
+    if kept:
+        (output / RECORD).write_text(json.dumps({**record, "outputs": kept}, indent=2) + "\n", "utf-8")
     return kept, notes
 
 

@@ -25,6 +25,7 @@ DEFAULT_OUTPUTS = ("output/**", "outputs/**")
 DEFAULT_CHECKPOINTS = ("checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt")
 WORK = "work"
 TOOLS = ".trainyard"
+UNPACKED = "unpacked"
 NOTE = "script.json"
 _MEND = "Mend that in the script's folder, then press retry."
 
@@ -45,9 +46,12 @@ class Setup:
     checkpoints: tuple[str, ...]
     checkpoint: Path | None
 
+    resume: tuple[str, ...]
+
     def line(self, checkpoint: str | None) -> list[str]:
         """The script and what follows it; `checkpoint` is its path as the script sees it."""
-        return manifests.command_line(self.manifest, self.entry, self.arguments, self.values, checkpoint)
+        line = manifests.command_line(self.manifest, self.entry, self.arguments, self.values)
+        return line + [text.replace(manifests.CHECKPOINT, checkpoint) for text in self.resume if checkpoint is not None]
 
     @property
     def samples(self) -> Path:
@@ -69,7 +73,7 @@ def prepare(assignment: Assignment) -> Setup:
     try:
         manifest = _manifest(root)
         entry = manifests.entry_of(manifest, {name for name, _ in files_below(root)}, parameters.get("entry"))
-        values, faults = manifest.values(parameters.get("values") or {})
+        values, faults = manifest.values(parameters.get("values") or {}, parameters.get("arguments"))
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
@@ -87,6 +91,7 @@ def prepare(assignment: Assignment) -> Setup:
         outputs=tuple(parameters.get("outputs") or manifest.outputs or DEFAULT_OUTPUTS),
         checkpoints=checkpoints,
         checkpoint=None if checkpoint is None else root / checkpoint,
+        resume=tuple(parameters.get("resume") or manifest.resume),
     )
 
 
@@ -122,7 +127,7 @@ def _trusted(folder: Path) -> Path:
 
 def _unpacked(assignment: Assignment, terms: Terms) -> Path:
     """The folder of a script that came as an archive; what an earlier attempt left in it stays."""
-    work, done = assignment.folder / WORK, assignment.folder / "unpacked"
+    work, done = assignment.folder / WORK, assignment.folder / UNPACKED
     if not done.exists():
         assignment.report("stage", stage="prepare", message="Unpacking the script.")
         shutil.rmtree(work, ignore_errors=True)  # half of it, from an attempt that was killed
@@ -146,7 +151,8 @@ def describe(setup: Setup, line: list[str], python: str, lane: str | None, varia
         "lane": lane,
         "environment": variables,
         "checkpoint_given": None if setup.checkpoint is None else setup.checkpoint.name,
-        "can_resume": bool(setup.manifest.resume),
+        "can_resume": bool(setup.resume),
+        "checkpoint_file": None if setup.checkpoint is None else setup.checkpoint.name,
         "outputs_wanted": list(setup.outputs),
         "outputs": None,  # what an earlier attempt told is over
         "exit_code": None,

@@ -34,6 +34,10 @@ AT_MOST_REACHED = (
     "The training took longer than estimated and reached the most it may cost. What was trained is kept.",
     "Press Resume to let it go on; you see the price first.",
 )
+TIME_IS_UP = (
+    "The minutes you allowed this script are used up.",
+    "Press Resume to allow it as many again.",
+)
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,8 @@ def open_next(job: TrainingJob) -> None:
 def _checked_outcome(job: TrainingJob, final: Final) -> Final:
     if final.outcome == "completed":
         version = model_versions.of_job(job.id)
+        if version is None and job.recipe == RECIPE:
+            return final  # a script need not leave anything
         if version is None:
             return Final(
                 "failed", "platform", "The training finished but its files did not reach the server.", "Press Retry."
@@ -218,6 +224,8 @@ def _complete(job: TrainingJob, final: Final) -> None:
 def _stopped(job: TrainingJob, final: Final) -> None:
     if job.stop_mode == "out_of_credits":
         _pause(job, "out_of_credits", *OUT_OF_CREDITS)
+    elif job.stop_mode == "at_most" and job.recipe == RECIPE:
+        _pause(job, "time_limit", *TIME_IS_UP)
     elif job.stop_mode == "at_most":
         _pause(job, "out_of_credits", *AT_MOST_REACHED)
     elif job.stop_mode is None and job.on_server:

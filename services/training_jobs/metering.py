@@ -36,7 +36,7 @@ def _seconds(attempt: Attempt, first: datetime, last: datetime) -> float:
 def begun(job: TrainingJob, attempt: Attempt) -> None:
     """A script is paid from its start: nobody can know which of its lines are steps."""
     if job.recipe == RECIPE and attempt.first_step_at is None:
-        attempt.first_step, attempt.first_step_at, attempt.last_step_at = job.step, now(), now()
+        attempt.first_step_at = attempt.last_step_at = now()
         charge(job, attempt)
 
 

@@ -125,16 +125,17 @@ def _some_metrics_of(job_id: int, stride: int) -> list[dict[str, Any]]:
 def _stride(job_id: int, points: int) -> int:
     """Which share of the metrics records is enough for so many points: reading all of a night's takes too long."""
     newest = (
-        select(TrainingEvent.seq, TrainingEvent.payload)
+        select(TrainingEvent.payload)
         .where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "metrics")
         .order_by(TrainingEvent.number.desc())
         .limit(1)
     )
-    row = db.session.execute(newest).first()
-    if row is None:
+    payload = db.session.scalar(newest)
+    if payload is None:
         return 1
-    steps_a_record = max(1, len(row.payload["steps"]))
-    return max(1, row.seq * steps_a_record // points)
+    attempts = db.session.scalars(select(Attempt.stored).where(Attempt.job_id == job_id))
+    records = sum(stored.get("metrics", 0) for stored in attempts)
+    return max(1, records * max(1, len(payload["steps"])) // points)
 
 
 def thin(curve: list[list[Any]], points: int) -> list[list[Any]]:

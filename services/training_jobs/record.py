@@ -11,6 +11,7 @@ from services import uploads
 from services.gateways import gateways
 from services.training_jobs import attempts, events, metering
 from services.training_jobs.queries import attempt_of
+from services.training_jobs.texts import clean
 
 LOSSES = ("train/loss", "train_loss", "loss")  # the last that was told is the one shown
 STAGES = ("prepare", "train", "upload", "done")
@@ -94,7 +95,9 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Non
         job.state, job.stage = "training", "train"
     attempt.last_step_at = now()
     seconds = (attempt.last_step_at - attempt.first_step_at).total_seconds()
-    if seconds > 0 and job.step > (attempt.first_step or 0):
+    if attempt.first_step is None or job.step < attempt.first_step:
+        attempt.first_step = payload["steps"][0]  # a script began before its first step, or went on from an earlier one
+    if seconds >= 1 and job.step > (attempt.first_step or 0):
         job.steps_per_second = (job.step - (attempt.first_step or 0)) / seconds
     metering.charge(job, attempt)
 
@@ -113,7 +116,7 @@ def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
     elif kind == "facts":
         _keep_facts(job, {name: value for name, value in payload.items() if name != "kind"})
     elif kind == "checkpoint" and _is_step(payload.get("step")):
-        _keep_facts(job, {"checkpoint_step": payload["step"]})
+        _keep_facts(job, {"checkpoint_step": payload["step"], "checkpoint_file": clean(payload.get("file"), 200)})
     elif kind == "system" and isinstance(payload.get("memory_bytes"), (int, float)):
         job.memory_bytes = min(float(payload["memory_bytes"]), 1e18)
 

@@ -250,6 +250,8 @@
     part("name").textContent = file.name;
     part("panel").hidden = false;
     drop.hidden = true;
+    const script = form.querySelector("[name=kind][value=script]");
+    if (script && /\.zip$/i.test(file.name)) script.checked = true;
     const name = form.querySelector("#name");
     if (!name.value)
       name.value = file.name

@@ -23,6 +23,7 @@ FLOORS = [
         "web_worker",
         "api_keys",
         "agents",
+        "signs_of_life",
         "idempotency",
         "workers",
     ],

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 
 from models.accounts import User
 from models.agents import Agent
 from models.base import db, transaction
 from models.datasets import DatasetVersion
 from models.training_jobs import TrainingJob
-from services import agents, api_keys, credits, datasets, training_jobs, uploads, workers
+from services import agents, api_keys, credits, datasets, model_versions, training_jobs, uploads, workers
 from services.errors import Invalid, NotFound, Unavailable
+from services.model_versions import NewFile
 from services.reconcile import reconcile
 from services.training_jobs import Order
 from tests.factories import hello, make_dataset, on_plan, order
@@ -199,7 +202,7 @@ class TestPaying:
         minutes_later(job, 45)
         assert training_jobs.renew(job.id, 1) == "stop"
         training_jobs.end(job.id, 1, training_jobs.Final("stopped"))
-        assert (fresh(job).state, fresh(job).error_cause, fresh(job).charged) == ("paused", "out_of_credits", 30)
+        assert (fresh(job).state, fresh(job).error_cause, fresh(job).charged) == ("paused", "time_limit", 30)
         training_jobs.resume(alice, job.id)
         assert fresh(job).at_most == 60 and credits.spendable(alice.id) == 140
 
@@ -285,3 +288,38 @@ def test_a_job_says_from_when_its_machine_takes_jobs(app: Flask, alice: User) ->
     assert training_jobs.summary(job)["opens_at"] == "20:00"
     training_jobs.claim(job.id, 1, "agent")
     assert training_jobs.summary(fresh(job))["opens_at"] is None
+
+
+class TestKeeping:
+    def test_a_script_need_not_leave_any_file(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+        job = begin(boxed)
+        training_jobs.end(job.id, 1, training_jobs.Final("completed"))
+        assert (fresh(job).state, fresh(job).model_version_id) == ("completed", None)
+
+    def test_what_it_left_has_a_page_whatever_it_is(
+        self, app: Flask, alice: User, boxed: TrainingJob, browser: FlaskClient, tmp_path: Path
+    ) -> None:
+        job = begin(boxed)
+        checkpoint = tmp_path / "ckpt.pt"
+        checkpoint.write_bytes(b"a pickle, given out and never opened")
+        with model_versions.kept([NewFile("out/ckpt.pt", checkpoint, 36, "0" * 64)]) as files, transaction():
+            model_versions.publish(fresh(job), files)
+        training_jobs.end(job.id, 1, training_jobs.Final("completed"))
+        version = fresh(job).model_version_id
+        assert browser.get(f"/models/{version}").status_code == 200
+        assert browser.get(f"/api/models/{version}").get_json()["recipe"] == "script"
+
+    def test_a_paused_script_says_what_it_goes_on_from(
+        self, app: Flask, alice: User, boxed: TrainingJob, browser: FlaskClient
+    ) -> None:
+        job = begin(boxed)
+        training_jobs.stop(alice, job.id)
+        training_jobs.end(job.id, 1, training_jobs.Final("stopped"))
+        assert "It has written no checkpoint: Resume begins anew." in browser.get(f"/training-jobs/{job.id}").text
+        training_jobs.resume(alice, job.id)
+        training_jobs.claim(job.id, 2, "test")
+        told = [{"kind": "facts", "can_resume": True}, {"kind": "checkpoint", "step": 200, "file": "out/ckpt-200"}]
+        training_jobs.record(job.id, 2, "event", 1, told)
+        training_jobs.stop(alice, job.id)
+        training_jobs.end(job.id, 2, training_jobs.Final("stopped"))
+        assert "It goes on from out/ckpt-200." in browser.get(f"/training-jobs/{job.id}").text

@@ -444,6 +444,17 @@ def test_a_long_training_is_sampled_for_its_page_and_whole_for_programs(app: Fla
     assert page[0] == whole[0] and page[-1] == whole[-1] and all(point in whole for point in page)
 
 
+def test_the_page_of_a_resumed_training_shows_both_parts_of_its_curve(app: Flask, alice: User) -> None:
+    job = begin(make_server_job(alice))
+    training_jobs.record(job.id, 1, "metrics", 1, [steps(n, n) for n in range(1, 3001)])
+    assert training_jobs.end(job.id, 1, Final("stopped"))  # nobody asked for it: it goes on as the next attempt
+    assert training_jobs.claim(job.id, 2, "worker 1") is not None
+    training_jobs.record(job.id, 2, "metrics", 1, [steps(n, n) for n in range(2990, 3011)])
+    page, whole = training_jobs.series_of(job.id, 500)["loss"], training_jobs.series_of(job.id)["loss"]
+    assert page[0] == whole[0] and page[-1] == whole[-1] == [3010, 2.0 / 3010]
+    assert 400 <= len(page) <= 560 and all(point in whole for point in page)
+
+
 def test_the_plan_counts_what_is_used(app: Flask, alice: User) -> None:
     make_server_job(alice)
     used = {limit.name: limit.used for limit in subscriptions.limits_with_use(alice)}

@@ -79,6 +79,7 @@ class Job:
         self.order: str | None = None
         self.environment = dict(os.environ)
         self.allowed: tuple[str, ...] = ()
+        self.limits: dict[str, Any] = {}
         self.depot: Any = None
         self.child: Any = None
 
@@ -149,7 +150,7 @@ class Job:
 
     def _terms(self) -> Terms:
         if self.boxed:
-            return Terms(sandbox={"lane": 1, "limits": {}})
+            return Terms(sandbox={"lane": 1, "limits": self.limits})
         roots, kept = (str(self.script.parent.resolve()),), str(self.folder.parent / "environments")
         return Terms(roots, self.allowed, kept)
 
@@ -206,6 +207,38 @@ def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint
     assert [step for step, _ in job.curve()] == [reached + 1, reached + 2, reached + 3]
     assert job.facts()["command"][-2] == "--resume"
     assert job.facts()["checkpoint_given"] == f"ckpt-{reached}"
+
+
+def test_a_script_that_finds_its_checkpoint_itself_is_only_told_to_go_on(own_job: Job) -> None:
+    own_job.write("train.py", """
+        import sys, pathlib
+        pathlib.Path("out").mkdir(exist_ok=True)
+        pathlib.Path("out/last.ckpt").write_text("state")
+        print(sys.argv[1:])
+        raise SystemExit(3 if len(sys.argv) == 1 else 0)
+    """)  # fmt: skip
+    assert own_job.run(resume=["--init_from=resume"], checkpoints=["out/*.ckpt"]).outcome == "failed"
+    assert own_job.run(resume=["--init_from=resume"], checkpoints=["out/*.ckpt"]).outcome == "completed"
+    assert own_job.log().startswith("['--init_from=resume']\n")
+
+
+def test_a_script_that_leaves_no_files_delivers_nothing(job: Job) -> None:
+    job.write("train.py", "print('loss: 1.0')")
+    assert job.run().outcome == "completed"
+    assert job.depot.delivered == []
+    assert "upload" not in [event.get("stage") for event in job.items("event")]
+
+
+def test_what_a_script_filled_its_box_with_is_removed(tmp_path: Path) -> None:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    one = Job(tmp_path, True)
+    one.limits = {"work_bytes": 8 << 20}
+    one.write("train.py", "import time\nopen('big', 'wb').write(bytes(32 << 20))\nprint('full', flush=True)\ntime.sleep(30)\n")
+    final = one.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert not (one.folder / "work").exists()
+    assert one.run().outcome == "failed"  # another try begins from the archive
 
 
 def test_a_script_may_use_its_last_seconds_to_save(job: Job) -> None:

@@ -48,11 +48,21 @@ def test_the_command_line_places_values_where_they_are_named_and_the_rest_as_fla
     manifest = parse(WHOLE)
     values, wrong = manifest.values({"amp": True})
     assert not wrong
-    line = command_line(manifest, "src/train.py", None, values, "/work/out/ckpt-7")
-    assert line == [
-        "src/train.py", "--config", "small.json", "model=small", "--lr", "0.001", "--use-amp", "--resume", "/work/out/ckpt-7",
-    ]  # fmt: skip
-    assert command_line(manifest, "src/train.py", ["-x"], {"lr": None, "amp": False}, None) == ["src/train.py", "-x"]
+    line = command_line(manifest, "src/train.py", None, values)
+    assert line == ["src/train.py", "--config", "small.json", "model=small", "--lr", "0.001", "--use-amp"]
+    assert command_line(manifest, "src/train.py", ["-x"], {"lr": None, "amp": False}) == ["src/train.py", "-x"]
+
+
+def test_nothing_is_put_behind_arguments_that_somebody_typed() -> None:
+    manifest = parse(WHOLE)
+    typed = ["--lr", "0.3", "model={size}"]
+    assert manifest.values({}, typed)[0] == {"size": "small"}
+    assert manifest.values({"lr": 0.2}, typed)[0] == {"lr": 0.2, "size": "small"}
+
+
+def test_a_flag_may_be_written_with_its_value() -> None:
+    manifest = parse(b'[parameters.lr]\ntype = "float"\ndefault = 0.5\nargument = "--lr="\n')
+    assert command_line(manifest, "train.py", None, manifest.values({})[0]) == ["train.py", "--lr=0.5"]
 
 
 def test_values_that_do_not_fit_get_a_sentence_each() -> None:
@@ -77,7 +87,7 @@ def test_values_that_do_not_fit_get_a_sentence_each() -> None:
         ("arguments = 'a b'", "arguments must be a list"),
         ("outputs = ['../*']", "does not lie below"),
         ("outputs = ['..\\\\secrets']", "does not lie below"),
-        ("resume = ['--resume']", "must hold {checkpoint}"),
+        ("resume = '--resume'", "resume must be a list"),
         ("parameters = 3", "parameters must be"),
         ("[parameters.lr]\ntype = 'number'", "type must be one of"),
         ("[parameters.lr]\ntype = 'float'\ndefault = 'x'", "default: lr must be a number"),

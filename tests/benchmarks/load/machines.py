@@ -32,7 +32,7 @@ from agent.settings import Timings  # noqa: E402
 from agent.spool import Item  # noqa: E402
 
 GATHER_SECONDS = Timings().gather
-TELL_CODE_SECONDS = 1.0
+TELL_CODE_SECONDS = 3.0
 MACHINE = {
     "os": "Linux 6.1", "python": "3.11.7", "torch": "2.13.0", "gpus": [{"name": "NVIDIA H200", "memory_bytes": 150 * 10**9}],
     "memory_bytes": 128 * 10**9, "disk_free_bytes": 10**12, "roots": ["/home/alice/models"], "scripts": False,

@@ -72,7 +72,7 @@ def stream(load: Load, count: int, a_second: float, seconds: float) -> list[Figu
         return [
             Figure("streaming: lines stored", told["stored"] / told["seconds"], "lines/s", None,
                    f"{about}; {told['stored']:,} of {told['printed']:,}, the last after {told['seconds']:.1f} s"),
-            Figure("streaming: lines not stored", told["printed"] - told["stored"], "in all", 0, about),
+            Figure("streaming: lines not stored a minute later", told["printed"] - told["stored"], "in all", 0, about),
             Figure("streaming: printed to stored, p95", quantile(told["lags"], 0.95), "s", None, late, {"lags": told["lags"]}),
             Figure("streaming: printed to read, p95", quantile(lags, 0.95), "s", None, seen),
             Figure("streaming: page, p95", 1000 * quantile(reader.seconds, 0.95), "ms", None, pages),

@@ -71,6 +71,7 @@ class Site(Door):
 
     def start_web(self) -> None:
         self.web, self.is_open = Process("web"), True
+        self.app.extensions.pop("signs_of_life", None)  # a process begins without those of the one before
 
     def kill_web(self) -> None:
         """kill -9: every socket is reset, nothing is written down."""

@@ -20,6 +20,7 @@ import agent.files
 import agent.hardware
 import agent.spool
 import services.agent_sessions
+import services.signs_of_life
 import worker
 from agent.workspace import AttemptFolder
 from models import base
@@ -149,7 +150,7 @@ def _taken_over(world: World) -> Any:
     monotonic = Monotonic(world.loop)
     timed = (
         agent.connection, agent.connection.session, agent.connection.window, agent.spool.reader, agent.spool.writer,
-        agent.daemon, services.agent_sessions, clock, metering, worker,
+        agent.daemon, services.agent_sessions, services.signs_of_life, clock, metering, worker,
     )  # fmt: skip
     limited = machines.LimitedOs(lambda: _disk(world))
     return swapped(
