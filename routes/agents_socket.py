@@ -27,7 +27,7 @@ from models.base import release
 from routes.guards import key
 from routes.paced_socket import Allowance, watch
 from services import agents
-from services.agent_sessions import AgentSession
+from services.agent_sessions import AgentSession, together
 from services.errors import DomainError
 from services.gateways import gateways
 
@@ -42,6 +42,7 @@ SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = 20, 400  # of everything but records: 
 CLOSE_FLOOD = 1008  # RFC 6455, section 7.4.1: against the rules of this server
 USER_TIMEOUT_MS = 30_000
 BAD_FRAMES = 3
+FRAMES_TOGETHER = 64  # records of so many frames are stored in one transaction
 RECONNECTS_A_SECOND = 100
 
 _open: set[Link] = set()
@@ -147,7 +148,7 @@ def _read_hello(link: Link) -> bool:
             link.send([encode("error", code=misfit[0], message=misfit[1], of="hello")])
             link.close(protocol.CLOSE_TOO_OLD, "download the agent again from this site")
             return False
-        replies = _handled(link, message)
+        replies = _handled(link, [message])
     except protocol.ProtocolError as error:
         link.send([encode("error", code="bad_message", message=str(error))])
         link.close(protocol.CLOSE_BAD_MESSAGE, str(error))
@@ -165,41 +166,62 @@ def _read(link: Link) -> None:
     bad, frames = 0, Allowance(FRAMES_A_SECOND, FRAMES_AT_ONCE)
     small_talk = Allowance(SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE)
     while not link.over:
-        frame = link.ws.receive(timeout=SILENCE_SECONDS)
-        if frame is None:
+        waiting = _waiting(link)
+        if not waiting:
             link.close(protocol.CLOSE_NO_HELLO, "no sign of life for 45 seconds")
             return
-        time.sleep(frames.take(1))  # never without yielding: handling a frame may not
+        time.sleep(frames.take(len(waiting)))  # never without yielding: handling a frame may not
+        messages, faults = _decoded(waiting)
+        if any(message["type"] == "hello" for message in messages):
+            link.close(protocol.CLOSE_BAD_MESSAGE, "hello comes first, and once")
+            return
+        if any(message["type"] != "records" and small_talk.take(1) for message in messages):
+            link.close(CLOSE_FLOOD, "more messages than an agent has a reason for")
+            return
+        for group in together(messages):
+            try:
+                link.send(_handled(link, group))
+            except protocol.ProtocolError as error:
+                faults.append(str(error))
+        link.send([encode("error", code="bad_message", message=fault[:500]) for fault in faults])
+        bad += len(faults)
+        if bad >= BAD_FRAMES:
+            link.close(protocol.CLOSE_BAD_MESSAGE, "too many frames that are no messages")
+            return
+
+
+def _waiting(link: Link) -> list[Any]:
+    """The next frame, and those that have come behind it meanwhile; nothing after too long a silence."""
+    frame = link.ws.receive(timeout=SILENCE_SECONDS)
+    frames = [] if frame is None else [frame]
+    while frames and len(frames) < FRAMES_TOGETHER and link.ws.input_buffer:
+        frames.append(link.ws.receive(timeout=0))
+    return frames
+
+
+def _decoded(frames: list[Any]) -> tuple[list[protocol.Message], list[str]]:
+    """The messages, and what is wrong with each frame that is none."""
+    messages, faults = list[protocol.Message](), list[str]()
+    for frame in frames:
         try:
-            message = protocol.decode(frame, "agent")
-            if message["type"] == "hello":
-                link.close(protocol.CLOSE_BAD_MESSAGE, "hello comes first, and once")
-                return
-            if message["type"] != "records" and small_talk.take(1):
-                link.close(CLOSE_FLOOD, "more messages than an agent has a reason for")
-                return
-            link.send(_handled(link, message))
+            messages.append(protocol.decode(frame, "agent"))
         except protocol.ProtocolError as error:
-            bad += 1
-            link.send([encode("error", code="bad_message", message=str(error)[:500])])
-            if bad >= BAD_FRAMES:
-                link.close(protocol.CLOSE_BAD_MESSAGE, "too many frames that are no messages")
-                return
+            faults.append(str(error))
+    return messages, faults
 
 
-def _handled(link: Link, message: protocol.Message) -> list[str]:
-    """Each message has an application context, and so a database session, of its own."""
+def _handled(link: Link, messages: list[protocol.Message]) -> list[str]:
+    """Each group of messages has an application context, and so a database session, of its own."""
     started = time.monotonic()
     with link.app.app_context():
         try:
-            return link.session.handle(message)
+            return link.session.handle_together(messages)
         except (protocol.ProtocolError, DomainError):
             raise
         except Exception:
-            log.exception("agent_message_failed", type=message["type"], seconds=time.monotonic() - started)
-            return [
-                encode("error", code="internal_error", message="The server could not handle this.", of=message["type"])
-            ]
+            kind = messages[0]["type"]
+            log.exception("agent_message_failed", type=kind, seconds=time.monotonic() - started)
+            return [encode("error", code="internal_error", message="The server could not handle this.", of=kind)]
         finally:
             release()
 

@@ -60,6 +60,11 @@ class AgentSession:
             about = {name: message[name] for name in ("job", "attempt") if name in message}
             return [encode("error", code=error.code, message=error.message, of=kind, **about)]
 
+    def handle_together(self, messages: list[protocol.Message]) -> list[str]:
+        """Carry out what `together` has put in one group: a message, or records of one attempt that are stored in one
+        transaction. Raises protocol.ProtocolError."""
+        return self.handle(messages[0]) if len(messages) == 1 else self._handle_records(messages)
+
     def orders(self) -> list[str]:
         """Frames for what the machine has to do: stops first, then at most one offer."""
         if self.agent_id is None:
@@ -148,9 +153,29 @@ class AgentSession:
         if not self._take(held):
             raise Conflict(f"Attempt {held[1]} of job {held[0]} is over.", code="stale_attempt")
         through = training_jobs.record(*held, stream, message["first"], message["items"])
-        if through < message["first"] - 1:
-            return [encode("resend_from", job=held[0], attempt=held[1], stream=stream, after=through)]
-        return [encode("ack", job=held[0], attempt=held[1], stream=stream, through=through)]
+        return [self._stored_through(held, stream, message["first"], through)]
+
+    def _handle_records(self, messages: list[protocol.Message]) -> list[str]:
+        """Records of one attempt, stored together; one by one when something is wrong with any of them."""
+        held = (messages[0]["job"], messages[0]["attempt"])
+        given = dict[str, tuple[int, list[Any]]]()
+        for message in messages:
+            first, items = given.setdefault(message["stream"], (message["first"], []))
+            items += message["items"]
+        try:
+            self._note_sign_of_life("records")
+            if not self._take(held):
+                return self.handle(messages[0])  # which says so
+            stored = training_jobs.record_all(*held, given)
+        except DomainError:
+            return [reply for message in messages for reply in self.handle(message)]
+        return [self._stored_through(held, stream, given[stream][0], stored[stream]) for stream in given]
+
+    @staticmethod
+    def _stored_through(held: Held, stream: str, first: int, through: int) -> str:
+        if through < first - 1:
+            return encode("resend_from", job=held[0], attempt=held[1], stream=stream, after=through)
+        return encode("ack", job=held[0], attempt=held[1], stream=stream, through=through)
 
     def _on_job_final(self, message: protocol.Message) -> list[str]:
         held = (message["job"], message["attempt"])
@@ -232,6 +257,32 @@ class AgentSession:
 
     def _holder(self) -> str:
         return f"agent {self.agent_id}"
+
+
+def together(messages: list[protocol.Message]) -> list[list[protocol.Message]]:
+    """The messages in their order, parted where they cannot be stored together: another kind, another attempt, or a
+    number that does not follow the one before it in its stream.
+
+    A commit for each frame is most of what fifty talkative machines cost.
+    """
+    groups = list[list[protocol.Message]]()
+    following = dict[str, int]()
+    for message in messages:
+        if message["type"] != "records":
+            groups, following = [*groups, [message]], {}
+            continue
+        last = groups[-1][-1] if groups else {}
+        same = (last.get("type"), last.get("job"), last.get("attempt")) == (
+            "records",
+            message["job"],
+            message["attempt"],
+        )
+        if same and following.get(message["stream"], message["first"]) == message["first"]:
+            groups[-1].append(message)
+        else:
+            groups, following = [*groups, [message]], {}
+        following[message["stream"]] = message["first"] + len(message["items"])
+    return groups
 
 
 def _all_held(told: list[Any]) -> list[Held]:

@@ -16,7 +16,7 @@ from models.accounts import User
 from models.base import db, transaction
 from models.training_jobs import TrainingJob
 from services import agents, api_keys, training_jobs
-from services.agent_sessions import AgentSession
+from services.agent_sessions import AgentSession, together
 from tests.factories import hello, make_dataset, order, steps
 
 Talk = Callable[..., list[dict[str, Any]]]
@@ -142,7 +142,12 @@ def test_after_a_reconnect_each_job_is_resumed_or_abandoned(
     again = session_of(alice)
     (welcome,) = say(again, **hello(jobs=held))
     assert welcome["jobs"] == [
-        {"job": job.id, "attempt": 1, "decision": "resume", "after": {"log": 2, "metrics": 0, "event": 0, "samples": 0}},
+        {
+            "job": job.id,
+            "attempt": 1,
+            "decision": "resume",
+            "after": {"log": 2, "metrics": 0, "event": 0, "samples": 0},
+        },
         {"job": 4711, "attempt": 1, "decision": "abandon", "after": {}},
     ]
     assert again.still_welcome() and not session.still_welcome()
@@ -257,3 +262,39 @@ class TestFrames:
         assert protocol.JobSpec.from_dict(frame["spec"]) == spec
         with pytest.raises(protocol.ProtocolError):
             protocol.JobSpec.from_dict({"job": 1})
+
+
+def lines(job: TrainingJob, first: int, last: int, stream: str = "log") -> dict[str, Any]:
+    items = [{"text": f"{n}\n"} if stream == "log" else steps(n, n) for n in range(first, last + 1)]
+    return {"type": "records", "job": job.id, "attempt": 1, "stream": stream, "first": first, "items": items}
+
+
+def test_records_that_follow_one_another_are_stored_together_and_each_once(
+    session: AgentSession, job: TrainingJob
+) -> None:
+    frames = [lines(job, 1, 3), lines(job, 1, 2, "metrics"), lines(job, 4, 5), lines(job, 3, 3, "metrics")]
+    (group,) = together(frames)
+    replies = [protocol.decode(frame, "server") for frame in session.handle_together(group)]
+    assert {(one["type"], one["stream"], one["through"]) for one in replies} == {
+        ("ack", "log", 5),
+        ("ack", "metrics", 3),
+    }
+    again = [
+        protocol.decode(frame, "server") for frame in session.handle_together([lines(job, 2, 5), lines(job, 6, 6)])
+    ]
+    assert [one["through"] for one in again] == [6]
+    assert "".join(training_jobs.log_of(job.id)) == "1\n2\n3\n4\n5\n6\n"
+
+
+def test_what_cannot_be_stored_together_is_parted_in_its_order(job: TrainingJob) -> None:
+    beat = {"type": "heartbeat", "jobs": []}
+    other = {**lines(job, 3, 3), "attempt": 2}
+    frames = [lines(job, 1, 2), beat, lines(job, 3, 3), other, lines(job, 9, 9), lines(job, 4, 4)]
+    assert together(frames) == [[frame] for frame in frames]
+
+
+def test_a_bad_record_among_good_ones_holds_up_only_itself(session: AgentSession, job: TrainingJob) -> None:
+    bad = {**lines(job, 1, 1, "metrics"), "items": [{"steps": "many", "values": {}}]}
+    replies = [protocol.decode(f, "server") for f in session.handle_together([lines(job, 1, 2), bad, lines(job, 3, 3)])]
+    assert [one["type"] for one in replies] == ["ack", "error", "ack"]
+    assert "".join(training_jobs.log_of(job.id)) == "1\n2\n3\n"

@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -121,18 +122,28 @@ def lane() -> int:
     return report.lane
 
 
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go instead of /tmp, in which other test processes make and remove theirs at the same time."""
+    with tempfile.TemporaryDirectory(prefix="ty-bench-") as folder:
+        Path(folder).chmod(0o1777)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
 @pytest.fixture(params=[COUNTED, WATCHED])
-def bench(request: pytest.FixtureRequest, lane: int, tmp_path: Path) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, lane: int, tmp_path: Path, scratch: Path) -> Iterator[Bench]:
     """A bench for each kind of box that this machine can build. Afterwards: a clean machine, and a next box that works."""
     if request.param == COUNTED and lane < 2:
         pytest.skip("Lane 2 needs a control group that this process may use.")
     kind: str = request.param
-    before, nodes = set(os.listdir("/tmp")), os.stat("/dev/null").st_mode
+    nodes = os.stat("/dev/null").st_mode
     one = Bench(kind, tmp_path)
     yield one
     assert alive(one.mark) == []
     assert groups() == set()
-    assert {name for name in set(os.listdir("/tmp")) - before if name.startswith("trainyard-")} == set()
+    assert [name for name in os.listdir(scratch) if name.startswith("trainyard-")] == []
     assert os.stat("/dev/null").st_mode == nodes
     shutil.rmtree(tmp_path / "next", ignore_errors=True)
     following = one.box(work="next")
