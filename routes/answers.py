@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from flask import jsonify, redirect, render_template, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from werkzeug.wrappers import Response
 
 from services.errors import Conflict, Forbidden, Invalid, NotFound, PaymentNeeded, Unauthorized, Unavailable
@@ -55,7 +55,13 @@ class NotJson(Invalid):
     code = "not_json"
 
 
-Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
+def _no_flag(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise ValueError("This is the number of something, not true or false.")
+    return given
+
+
+Id = Annotated[int, BeforeValidator(_no_flag), Field(ge=1, le=2**31 - 1)]
 
 
 def _text_fault(given: Any) -> str | None:

@@ -43,7 +43,8 @@ def for_the_script(tools: str, checkpoint: str | None) -> dict[str, str]:
     """What tells a script where it is: output without delay, the helper `trainyard`, and what it goes on from."""
     # Threads of PyTorch spin while they wait for each other; beside other work on few cores that was seen to make a step
     # take forty times as long (see recipes.load).
-    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": tools, EVENTS: f"{tools}/events", "GOMP_SPINCOUNT": "1000"}
+    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": tools, EVENTS: f"{tools}/events"}
+    given |= {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "passive"}
     return given if checkpoint is None else {**given, CHECKPOINT: checkpoint}
 
 

@@ -38,7 +38,7 @@ def test_streams_are_numbered_from_one_each(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert [spool.append("log", {"text": "a"}), spool.append("metrics", {"steps": [1], "values": {}})] == [1, 1]
     assert spool.append("log", {"text": "b"}) == 2
-    assert spool.last == {"log": 2, "metrics": 1, "event": 0}
+    assert spool.last == {"log": 2, "metrics": 1, "event": 0, "samples": 0}
 
 
 @settings(max_examples=50, deadline=None)
@@ -307,7 +307,7 @@ def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, monkeypatch: pyte
     disk.full = False
     told = spool.finish(COMPLETED)
     reader = SpoolReader(tmp_path)
-    assert told["last"] == {"log": 2, "metrics": 0, "event": 1}
+    assert told["last"] == {"log": 2, "metrics": 0, "event": 1, "samples": 0}
     assert texts(reader) == ["", ""]
     assert reader.read("event", 0, 1 << 20)[1][0]["last"] == 2
 

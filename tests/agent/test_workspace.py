@@ -127,9 +127,11 @@ def test_the_end_of_an_abandoned_supervisor_is_written_once(tmp_path: Path) -> N
     spool.close()
     assert end_for(folder, "It was killed.")
     assert end_for(folder, "Again.")
-    final = SpoolReader(folder.spool).final
-    assert final is not None
-    assert (final["message"], final["last"]["log"]) == ("It was killed.", 1)
+    reader = SpoolReader(folder.spool)
+    assert reader.final is not None
+    assert (reader.final["message"], reader.final["last"]["log"]) == ("It was killed.", 2)
+    said = [item["text"] for item in reader.read("log", 0, 1 << 20)[1]]
+    assert said[0] == "so far\n" and "may be missing here" in said[1]
 
 
 def test_an_end_that_was_written_already_stands(tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def _dataset(owner: User, folder: Path) -> int:
 
 def _uploaded_script(owner: User) -> int:
     """A script with settings of its own, and a worker that may run it."""
-    workers.report("worker-1", "yard", 1, "cpu", {"lane": 2, "lane_name": "lane 2", "walls": [], "todo": [], "facts": {}})
+    workers.report(
+        "worker-1", "yard", 1, "cpu", {"lane": 2, "lane_name": "lane 2", "walls": [], "todo": [], "facts": {}}
+    )
     manifest = (
         '[parameters.size]\ntype = "choice"\nchoices = ["small", "large"]\ndefault = "small"\nlabel = "Size"\n'
         '[parameters.lr]\ntype = "float"\ndefault = 0.001\nmaximum = 1.0\nlabel = "Learning rate"\n'
@@ -140,7 +142,12 @@ def _uploaded_script(owner: User) -> int:
     )
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name, text in {"train.py": "print('loss: 1')", "model.py": "", "data/words.txt": "words", "yard.toml": manifest}.items():
+        for name, text in {
+            "train.py": "print('loss: 1')",
+            "model.py": "",
+            "data/words.txt": "words",
+            "yard.toml": manifest,
+        }.items():
             archive.writestr(f"tiny-gpt/{name}", text)
     upload = uploads.receive(owner, "tiny-gpt.zip", io.BytesIO(packed.getvalue()))
     return datasets.create(owner, upload, "tiny-gpt", "script", None).dataset_id

@@ -224,6 +224,7 @@ def test_without_credits_what_costs_them_offers_the_ways_on(visit: Visit, somebo
     page = visit.log_in(user.email)
     visit.open(f"/training-jobs/{paused.id}")
     page.get_by_role("button", name="Resume").click()
+    page.get_by_role("dialog", name="Go on with").get_by_role("button", name="Resume").click()
     dialog = page.get_by_role("dialog", name="No credits left")
     expect(dialog.get_by_role("link")).to_contain_text(["Upgrade the plan", "Buy a pack", "Train on your own machine"])
     dialog.get_by_role("button", name="Not now").click()

@@ -61,7 +61,15 @@ def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: 
     visit = Visit(site, context)
     faults = [fault for path in paths(site, PUBLIC) for fault in faults_of(visit, path)]
     visit.log_in(scene.NEWCOMER)
-    empty = ["/dashboard", "/datasets", "/ai-training", "/ai-training?tab=models", "/agents", "/training-jobs/new", "/training-jobs/new/script"]
+    empty = [
+        "/dashboard",
+        "/datasets",
+        "/ai-training",
+        "/ai-training?tab=models",
+        "/agents",
+        "/training-jobs/new",
+        "/training-jobs/new/script",
+    ]
     empty += ["/billing", "/billing/usage"]
     faults += [fault for path in empty for fault in faults_of(visit, path)]
     context.clear_cookies()
@@ -164,7 +172,10 @@ def test_a_script_on_a_machine_is_ordered_by_its_folder(visit: Visit) -> None:
     page.wait_for_url("**/training-jobs/*")
     with create_app(visit.site.settings).app_context():
         job = db.session.get_one(TrainingJob, int(page.url.rsplit("/", 1)[1]))
-        assert (job.local_path, job.parameters["arguments"]) == ("~/models/nano", ["--name", "two words", "--epochs", "3"])
+        assert (job.local_path, job.parameters["arguments"]) == (
+            "~/models/nano",
+            ["--name", "two words", "--epochs", "3"],
+        )
         db.session.remove()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def test_row_25_killed_200_times_while_saving_there_is_always_one_whole_checkpoi
             for _ in range(1 if kills % 4 else 2):
                 step = forge.wait_for_next()
             time.sleep(dice.uniform(0, 1.6 * forge.seconds_a_save))
-            forge.kill()
+            step = max(step, forge.kill())
             kills += 1
             found = checkpoint.latest(tmp_path / "checkpoints")
             if found is None:
@@ -87,6 +88,9 @@ class _Forge:
             f"code = compile({_WRITER!r}, 'writer', 'exec')\n"
             "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
             "for line in sys.stdin:\n"
+            "    if line == 'said all\\n':\n"
+            "        os.write(1, b'said all\\n')\n"
+            "        continue\n"
             "    pid = os.fork()\n"
             "    if pid == 0:\n"
             f"        sys.argv = ['writer', {str(folder)!r}, line.strip(), '{MEGABYTES}']\n"
@@ -98,6 +102,7 @@ class _Forge:
                                          stdout=subprocess.PIPE, text=True)  # fmt: skip
         self._writer = 0
         self._steps: list[int] = []
+        self._said_all = False
         self.seconds_a_save = 0.05
 
     def __enter__(self) -> _Forge:
@@ -124,19 +129,31 @@ class _Forge:
             self.seconds_a_save = 0.8 * self.seconds_a_save + 0.2 * min(10.0, time.monotonic() - began)
         return self._steps.pop(0)
 
-    def kill(self) -> None:
-        import os
-
+    def kill(self) -> int:
+        """End the writer; the last save that it had begun."""
         os.kill(self._writer, signal.SIGKILL)
         end = time.monotonic() + 10
         while Path(f"/proc/{self._writer}").exists() and time.monotonic() < end:
             time.sleep(0.002)
+        return self._last_announced()
+
+    def _last_announced(self) -> int:
+        """The last save that the writer began: it may have begun more than were read when it was killed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("said all\n")
+        self._process.stdin.flush()
+        self._said_all = False
+        while not self._said_all:
+            self._read()
+        return self._steps[-1] if self._steps else 0
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the writers' parent has ended"
-        if line.startswith("pid"):
+        if line.startswith("said all"):
+            self._said_all = True
+        elif line.startswith("pid"):
             self._writer = int(line.split()[1])
         elif line.strip().isdigit():
             self._steps.append(int(line))
