@@ -21,7 +21,6 @@ from .spool import Final, Spool
 from .transfers.depot import ServerDepot
 from .workspace import AttemptFolder
 
-
 KILLED = "(The supervisor of this job was ended: what was printed in its last second may be missing here.)\n"
 
 

@@ -61,7 +61,9 @@ class TrainingJob(Created, Model):
     memory_bytes: Mapped[float | None] = mapped_column(Float)
     facts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     metric_names: Mapped[list[str]] = mapped_column(JSON, default=list)
-    curves_off: Mapped[list[str]] = mapped_column(JSON, default=list)  # readings of a script's output that are not shown
+    curves_off: Mapped[list[str]] = mapped_column(
+        JSON, default=list
+    )  # readings of a script's output that are not shown
     last_event: Mapped[int] = mapped_column(default=0)
 
     price_per_minute: Mapped[int] = mapped_column(default=0)

@@ -40,10 +40,8 @@ def create(actor: User, upload: Upload, name: str, kind: str, mapping: dict[str,
         raise Conflict("This upload is not complete yet.", code="upload_open")
     path, key = uploads.path_of(upload), gateways().storage.new_key("datasets")
     end_read()
-    if kind == SCRIPT_KIND:
-        found = script_inspection.inspect(path)
-    else:
-        found = dataset_inspection.inspect(path, upload.name, mapping)
+    is_script = kind == SCRIPT_KIND
+    found = script_inspection.inspect(path) if is_script else dataset_inspection.inspect(path, upload.name, mapping)
     gateways().storage.keep(path, key)
     try:
         return _store(actor, upload, name, kind, mapping, found, key)

@@ -155,7 +155,9 @@ class TestOrdering:
     def test_a_machine_that_allows_no_scripts_gets_none(self, app: Flask, alice: User) -> None:
         agent = make_script_machine(alice, scripts=False)
         with pytest.raises(Invalid) as refusal:
-            training_jobs.create(alice, script_order(place={"agent": agent.id}, local_path="/home/alice/models/project"))
+            training_jobs.create(
+                alice, script_order(place={"agent": agent.id}, local_path="/home/alice/models/project")
+            )
         assert "--allow-scripts" in refusal.value.fields["place"]
 
     def test_what_the_server_keeps_never_runs_on_a_machine(self, app: Flask, alice: User) -> None:
@@ -196,7 +198,9 @@ class TestPaying:
         assert credits.spendable(alice.id) == 197
         assert reconcile() == []
 
-    def test_the_time_that_was_asked_for_is_the_most_it_costs(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
+    def test_the_time_that_was_asked_for_is_the_most_it_costs(
+        self, app: Flask, alice: User, boxed: TrainingJob
+    ) -> None:
         job = begin(boxed)
         training_jobs.record(job.id, 1, "event", 1, [{"kind": "stage", "stage": "train"}])
         minutes_later(job, 45)
@@ -266,7 +270,9 @@ class TestBounds:
         job = begin(boxed)
         for batch in range(6):
             names = {f"m{batch}-{number}": [1.0] for number in range(95)}
-            training_jobs.record(job.id, 1, "metrics", batch + 1, [{"steps": [batch], "values": {**names, "loss": [0.5]}}])
+            training_jobs.record(
+                job.id, 1, "metrics", batch + 1, [{"steps": [batch], "values": {**names, "loss": [0.5]}}]
+            )
         series = training_jobs.series_of(job.id)
         assert len(series) == 500
         assert [step for step, _ in series["loss"]] == [0, 1, 2, 3, 4, 5]  # a known one is never put away

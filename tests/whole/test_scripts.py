@@ -74,7 +74,6 @@ class Yard:
         (folder / "yard.toml").write_text(MANIFEST)
         return self.alice.new_job(name, {"agent": self.machine}, parameters, recipe="script", local_path=str(folder))
 
-
     def on_server(self, name: str, script: int, **parameters: object) -> int:
         """Order it once the worker is there and has tried its walls."""
 
@@ -157,7 +156,9 @@ print(json.dumps(found))
     job = yard.on_server("spy", script)
     yard.alice.wait_for_status(job, "completed", seconds=120)
     found = json.loads(yard.alice.log(job).splitlines()[0])
-    assert not any(name.startswith(("SECRET", "DATABASE", "REDIS", "STRIPE", "VAR_DIR", "AWS")) for name in found["environment"])
+    assert not any(
+        name.startswith(("SECRET", "DATABASE", "REDIS", "STRIPE", "VAR_DIR", "AWS")) for name in found["environment"]
+    )
     assert not any(found[path] for path in ("/work/main", "/etc/shadow", "/var/lib")) and not found["network"]
 
 
@@ -165,6 +166,8 @@ def test_a_machine_without_leave_is_asked_for_it(yard: Yard, tmp_path: Path) -> 
     with pytest.raises(Refused) as refusal:
         yard.alice.new_job("outside", {"agent": yard.machine}, {}, recipe="script", local_path="/etc")
     assert refusal.value.status == 422
-    job = yard.alice.new_job("nothing", {"agent": yard.machine}, {}, recipe="script", local_path=f"{yard.agent.root}/none")
+    job = yard.alice.new_job(
+        "nothing", {"agent": yard.machine}, {}, recipe="script", local_path=f"{yard.agent.root}/none"
+    )
     failed = until(lambda: (j := yard.alice.job(job))["status"] == "failed" and j, 30, "the machine refuses")
     assert failed["error"]["cause"] == "data" and "no folder" in failed["error"]["message"]

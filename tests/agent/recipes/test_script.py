@@ -234,7 +234,9 @@ def test_what_a_script_filled_its_box_with_is_removed(tmp_path: Path) -> None:
         pytest.skip("bubblewrap is not installed")
     one = Job(tmp_path, True)
     one.limits = {"work_bytes": 8 << 20}
-    one.write("train.py", "import time\nopen('big', 'wb').write(bytes(32 << 20))\nprint('full', flush=True)\ntime.sleep(30)\n")
+    one.write(
+        "train.py", "import time\nopen('big', 'wb').write(bytes(32 << 20))\nprint('full', flush=True)\ntime.sleep(30)\n"
+    )
     final = one.run()
     assert (final.outcome, final.cause) == ("failed", "member_code")
     assert not (one.folder / "work").exists()
@@ -354,7 +356,11 @@ def test_a_link_among_the_outputs_is_not_followed(job: Job) -> None:
 def test_a_script_gets_the_variables_its_owner_allows_and_no_others_and_they_are_masked(
     own_job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"HF_TOKEN": "hf_allowed", "WANDB_ENTITY": "our-laboratory", "OTHER_TOKEN": "other_secret"}.items():
+    for name, value in {
+        "HF_TOKEN": "hf_allowed",
+        "WANDB_ENTITY": "our-laboratory",
+        "OTHER_TOKEN": "other_secret",
+    }.items():
         monkeypatch.setenv(name, value)
         own_job.environment[name] = value
     own_job.allowed = ("HF_TOKEN", "WANDB_ENTITY")

@@ -131,7 +131,9 @@ def test_the_script_is_chosen_declared_or_found() -> None:
         ({f"s{number:02}.py" for number in range(20)}, None, "and 10 more"),
     ],
 )
-def test_a_script_that_is_not_found_is_asked_for_with_the_choices(files: set[str], chosen: str | None, told: str) -> None:
+def test_a_script_that_is_not_found_is_asked_for_with_the_choices(
+    files: set[str], chosen: str | None, told: str
+) -> None:
     with pytest.raises(BadManifest) as refusal:
         entry_of(Manifest(), files, chosen)
     assert told in str(refusal.value)

@@ -34,7 +34,9 @@ def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
     (tmp_path / "step-0040.png").write_bytes(content)
     pieces = taken(Samples(tmp_path, 0))
     assert b"".join(base64.b64decode(piece["data"]) for piece in pieces) == content
-    assert {(piece["step"], piece["type"], piece["bytes"], piece["pieces"]) for piece in pieces} == {(40, "png", 50_008, 4)}
+    assert {(piece["step"], piece["type"], piece["bytes"], piece["pieces"]) for piece in pieces} == {
+        (40, "png", 50_008, 4)
+    }
     assert [piece["piece"] for piece in pieces] == [0, 1, 2, 3]
 
 
