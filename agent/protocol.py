@@ -2,7 +2,8 @@
 
 Delivery is at least once and storing is exactly once. Each record of a job is numbered from 1 in its stream
 (`log`, `metrics`, `event`, `samples`) when it enters the spool; the server stores (job, attempt, stream, number) once,
-commits, and acknowledges cumulatively. An attempt is the fencing token: whatever carries an old one is refused with `stale_attempt`.
+commits, and acknowledges cumulatively. An attempt is the fencing token: whatever carries an old one is refused with
+`stale_attempt`.
 An order (`job_offer`, `job_stop`) is a row in the server's database first, so a lost frame is repeated at the next hello.
 
 agent -> server

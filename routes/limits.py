@@ -28,8 +28,7 @@ def _is_not_counted() -> bool:
 limiter = Limiter(
     get_remote_address, in_memory_fallback_enabled=True, strategy="moving-window",
     swallow_errors=True,  # of two that find Redis hanging at once, the library lets only the first fall back
-    application_limits=[ApplicationLimit(BY_KEY, key_function=_token)],
-    application_limits_exempt_when=_is_not_counted,
+    application_limits=[ApplicationLimit(BY_KEY, key_function=_token, exempt_when=_is_not_counted)],
 )  # fmt: skip
 
 LOG_IN_BY_ACCOUNT = "10 per minute; 100 per hour"

@@ -114,7 +114,7 @@ def test_settings_are_the_limits_of_a_box() -> None:
     from agent.sandbox import Limits
 
     limits = Limits.from_json(Settings.from_env({"VAR_DIR": "/tmp/none", "SECRET_KEY": "x"}).sandbox_limits)
-    assert limits == Limits()
+    assert limits == Limits(processes=512)
     given = {"VAR_DIR": "/tmp/none", "SECRET_KEY": "x", "SANDBOX_MEMORY_MB": "512", "SANDBOX_HOURS": "2"}
     limits = Limits.from_json(Settings.from_env(given).sandbox_limits)
     assert (limits.memory_bytes, limits.wall_seconds) == (512 << 20, 7_200)
