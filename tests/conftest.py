@@ -7,6 +7,7 @@ binary under an unprivileged user; without any of them those tests are left out,
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import shutil
@@ -59,6 +60,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> turns.Turns 
         return None
     config.option.loadscopereorder = False
     return turns.Turns(config, log)
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_a_browser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Playwright leaves a loop running in the thread of the tests; whoever starts one of their own must not meet it."""
+    loop = asyncio._get_running_loop()
+    if loop is None or "tests/browser" in str(request.path):
+        yield
+        return
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from agent.protocol import JobSpec, Message, ProtocolError, encode
 from agent.settings import Timings
 from agent.spool import Final, Spool, SpoolReader
 from tests.agent.fake_server import KEY, Attempt, FakeServer
-from tests.loops import at_once
 
 TIMINGS = Timings(look=0.02, greeting=2.0, silence=1.0, backoff=0.1, refused=0.2, heartbeat=0.1)
 SPEC = {
@@ -149,7 +148,7 @@ def played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None
 
     @wraps(test)
     def whole(*given: Any, **named: Any) -> None:
-        at_once(test(*given, **named), 30)
+        asyncio.run(asyncio.wait_for(test(*given, **named), 30))
 
     return whole
 

@@ -16,7 +16,6 @@ from agent.settings import Timings
 from agent.spool import Final
 from tests.agent.test_connection import Answers, OneJob
 from tests.faults.messages import FROM_AGENT, FROM_SERVER, example, frame
-from tests.loops import at_once
 
 ENDINGS = (Break, ConnectionClosedError)
 
@@ -52,7 +51,7 @@ def told(jobs: Answers, *frames: str) -> tuple[Line, list[tuple[str, str]]]:
     line, said = Line(frame("welcome"), *frames), list[tuple[str, str]]()
     session = Session(line, jobs, Timings(look=0.01), lambda *words: said.append(words))  # type: ignore[arg-type]
     with pytest.raises(ENDINGS):
-        at_once(session.run())
+        asyncio.run(session.run())
     return line, said
 
 
@@ -116,5 +115,5 @@ def test_an_acknowledgement_and_a_wish_to_have_it_again(job: OneJob) -> None:
 def test_a_goodbye_ends_the_session_with_its_pause(job: OneJob) -> None:
     line = Line(frame("welcome"), frame("bye"))
     with pytest.raises(Break, match="restart") as ended:
-        at_once(Session(line, Answers(job), Timings(), lambda *_: None).run())  # type: ignore[arg-type]
+        asyncio.run(Session(line, Answers(job), Timings(), lambda *_: None).run())  # type: ignore[arg-type]
     assert ended.value.pause == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from agent.settings import Timings
 from tests.agent.conftest import site as site_of_agents
 from tests.agent.fake_server import FakeServer
 from tests.agent.test_connection import SPEC, TIMINGS, Answers, Line, OneJob, played
-from tests.loops import at_once
 
 server = site_of_agents  # the fixture of the agent's own tests
 
@@ -108,7 +108,7 @@ def welcomed(answers: Answers, **given: Any) -> Session:
         "type": "welcome", "protocol": 1, "heartbeat_seconds": 15, "window_bytes": 1, "window_records": 1, "server_time": "",
         "jobs": [], **given,
     }  # fmt: skip
-    at_once(session._welcome(welcome))
+    asyncio.run(session._welcome(welcome))
     return session
 
 

@@ -140,6 +140,9 @@ def test_the_wizard_leads_to_a_job_page(visit: Visit) -> None:
 
 
 def test_an_uploaded_script_is_ordered_with_its_own_settings(visit: Visit) -> None:
+    with create_app(visit.site.settings).app_context():
+        scene.worker_is_there()
+        db.session.remove()
     page = visit.log_in()
     visit.open("/training-jobs/new/script")
     page.get_by_label("Learning rate").fill("0.5")

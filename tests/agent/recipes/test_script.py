@@ -34,7 +34,8 @@ COUNT = """
     start = int(open(options.resume).read()) + 1 if options.resume else 1
     for step in range(start, options.to + 1):
         print(f"iter {step}: loss {1 / step:.4f}, time 5ms")
-        open(f"out/ckpt-{step}", "w").write(str(step))
+        open("out/aside", "w").write(str(step))
+        os.replace("out/aside", f"out/ckpt-{step}")
         time.sleep(options.pause)
     open("out/model.safetensors", "w").write("weights")
 """
