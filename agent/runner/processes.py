@@ -189,6 +189,22 @@ def out_of_memory_kills() -> int:
     return counted
 
 
+def memory_is_short() -> bool:
+    """Whether less than a tenth of the memory is left, of the machine or of the container this runs in.
+
+    The kernel's count of kills is one for the whole machine, limited groups of others included; a kill is ours only if
+    memory was short.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        told = dict(line.split(":") for line in (_PROC / "meminfo").read_text().splitlines())
+        if 10 * int(told["MemAvailable"].split()[0]) < int(told["MemTotal"].split()[0]):
+            return True
+    with contextlib.suppress(OSError, ValueError):
+        used, most = ((_control_group() / f"memory.{name}").read_text().strip() for name in ("current", "max"))
+        return most.isdigit() and 10 * int(used) > 9 * int(most)
+    return False
+
+
 def _control_group() -> Path:
     with contextlib.suppress(OSError):
         for line in (_PROC / "self/cgroup").read_text().splitlines():

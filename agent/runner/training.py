@@ -65,6 +65,7 @@ class Training:
         self._asked: dict[str, float] = {}  # order -> when it was passed on
         self._saving_at = float("-inf")  # when a checkpoint was last seen being written
         self._was_killed = False
+        self._was_short = False  # of memory
 
     def run(self, assignment: dict[str, Any]) -> Final:
         memory_kills = processes.out_of_memory_kills()
@@ -76,13 +77,14 @@ class Training:
                 pipes.pump(min(self.timings.orders, self.timings.gather))
                 self.recorder.gather()
                 self._obey()
+                self._was_short = self._was_short or processes.memory_is_short()
                 figures = meter.read_when_due(self.child.pid)
                 if figures is not None:
                     self.recorder.event("system", **figures)
         finally:
             meter.close()
             self._clear_up(pipes)
-        return self._verdict(code, processes.out_of_memory_kills() > memory_kills)
+        return self._verdict(code, self._was_short and processes.out_of_memory_kills() > memory_kills)
 
     def _obey(self) -> None:
         order = self.orders.now()

@@ -40,7 +40,7 @@ class OwnProcess:
             process_group=0,
         )
         self.pid = self._process.pid
-        self._memory_kills = processes.out_of_memory_kills()
+        self._memory_kills, self._was_short = processes.out_of_memory_kills(), False
 
     def poll(self) -> int | None:
         """None while it runs; then its exit code, or minus the number of the signal that ended it."""
@@ -50,7 +50,8 @@ class OwnProcess:
         """Output has no limit on a machine of one's own."""
 
     def look(self) -> Verdict | None:
-        """Nothing is limited on a machine of one's own."""
+        """Nothing is limited on a machine of one's own; whether memory is short explains a kill afterwards."""
+        self._was_short = self._was_short or processes.memory_is_short()
         return None
 
     def terminate(self) -> None:
@@ -63,7 +64,7 @@ class OwnProcess:
         """How it ended, as a sentence for its owner."""
         if code == 0:
             return Verdict("ok", "", "", False)
-        if code == -signal.SIGKILL and processes.out_of_memory_kills() > self._memory_kills:
+        if code == -signal.SIGKILL and self._was_short and processes.out_of_memory_kills() > self._memory_kills:
             return Verdict(
                 "memory_limit",
                 "The system ended the script because the machine had run out of memory.",

@@ -276,7 +276,16 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_told_apart(
 ) -> None:
     counts = iter([3, 4])
     monkeypatch.setattr(processes, "out_of_memory_kills", lambda: next(counts))
+    monkeypatch.setattr(processes, "memory_is_short", lambda: True)
     assert attempt.run(steps=5, misbehave="killed").cause == "out_of_memory"
+
+
+def test_a_kill_for_want_of_memory_elsewhere_on_the_machine_is_not_ours(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr(processes, "out_of_memory_kills", lambda: next(counts))
+    assert attempt.run(steps=5, misbehave="killed").cause == "member_machine"
 
 
 def test_processes_the_training_leaves_behind_are_ended_though_they_hold_its_output(attempt: Attempt) -> None:
