@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,6 +60,10 @@ def _started(assignment: Assignment, setup: Setup) -> Iterator[tuple[Running, in
     """The running script and the two descriptors to read; nothing of it is left behind."""
     stdout, stdout_end = os.pipe()
     tools = (assignment.folder / WORK if setup.terms.sandbox else assignment.folder) / TOOLS
+    if tools.is_symlink():
+        tools.unlink()  # an earlier attempt may have left a link here, to write through it
+    elif tools.exists():
+        shutil.rmtree(tools)
     events = open_events(tools / "events")
     (tools / HELPER).write_bytes(pkgutil.get_data("agent.scripts", f"helper/{HELPER}") or b"")
     try:

@@ -54,7 +54,7 @@ class Follower:
         self._stdout, self._events = stdout, events
         self._curves, self._helper = Curves(), HelperLines()
         self._event_files = EventFiles(setup.root, setup.since)
-        self._samples = Samples(setup.samples, setup.since)
+        self._samples = Samples(setup.samples, setup.since, setup.top)
         self._step, self._total = 0, 0
         self._rules: list[dict[str, Any]] = []
         self._others: dict[str, dict[str, Any]] = {}

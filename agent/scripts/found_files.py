@@ -27,6 +27,8 @@ _SKIPPED = {
 
 def files_below(folder: Path, deepest: int = DEEPEST) -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file below a folder as its path from there and its facts, in order, up to a bound."""
+    if folder.is_symlink():
+        return
     left = MOST_ENTRIES
     waiting = [(folder, "", 0)]
     while waiting:

@@ -36,7 +36,7 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
             notes.append(f"{name!r} was not kept: names are letters, digits, dot, - and _, in at most four parts.")
             continue
         try:
-            size = _copy(setup.root, name, output / name)
+            size = _copy(setup.top, (setup.root / name).relative_to(setup.top).as_posix(), output / name)
         except OSError as error:
             notes.append(f"{name} was not kept: {error.strerror or error}.")
             continue

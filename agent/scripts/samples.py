@@ -10,11 +10,13 @@ A file is taken once it has not changed between two looks. It travels in pieces,
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import sandbox
 from .found_files import files_below
 
 MOST_SAMPLES = 200
@@ -31,7 +33,9 @@ Piece = dict[str, Any]
 class Samples:
     """Looks into one folder again and again and answers what is new in it, in pieces."""
 
-    def __init__(self, folder: Path, since: float) -> None:
+    def __init__(self, folder: Path, since: float, top: Path | None = None) -> None:
+        """`top` is a folder above that the script cannot exchange for a link."""
+        self._top = top or folder
         self._folder, self._since = folder, since
         self._seen: dict[str, tuple[float, int]] = {}
         self._taken: dict[str, tuple[float, int]] = {}
@@ -63,7 +67,9 @@ class Samples:
             )
             return
         try:
-            data = (self._folder / name).read_bytes()
+            inside = (self._folder / name).relative_to(self._top).as_posix()
+            with os.fdopen(sandbox.open_output(self._top, inside), "rb") as file:
+                data = file.read(MOST_IMAGE_BYTES + 1)
         except OSError:
             return
         kind = kind_of(name, data)

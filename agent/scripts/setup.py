@@ -45,7 +45,7 @@ class Setup:
     outputs: tuple[str, ...]
     checkpoints: tuple[str, ...]
     checkpoint: Path | None
-
+    top: Path  # what nobody but us can exchange: `root` itself may have become a link
     resume: tuple[str, ...]
 
     def line(self, checkpoint: str | None) -> list[str]:
@@ -61,7 +61,7 @@ class Setup:
     def requirements(self) -> Path | None:
         """The file that lists what the script needs, where there is one."""
         path = self.root / (self.manifest.requirements or "requirements.txt")
-        return path if path.is_file() else None
+        return path if path.is_file() and not path.is_symlink() and path.resolve() == path.absolute() else None
 
 
 def prepare(assignment: Assignment) -> Setup:
@@ -91,6 +91,7 @@ def prepare(assignment: Assignment) -> Setup:
         outputs=tuple(parameters.get("outputs") or manifest.outputs or DEFAULT_OUTPUTS),
         checkpoints=checkpoints,
         checkpoint=None if checkpoint is None else root / checkpoint,
+        top=assignment.folder / WORK if terms.sandbox else root,
         resume=tuple(parameters.get("resume") or manifest.resume),
     )
 
@@ -109,9 +110,9 @@ def _begun(folder: Path) -> tuple[float, bool]:
 
 def _manifest(root: Path) -> Manifest:
     path = root / manifests.NAME
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         return Manifest()
-    with path.open("rb") as file:
+    with os.fdopen(sandbox.open_output(root, manifests.NAME), "rb") as file:
         return manifests.parse(file.read(manifests.MOST_BYTES + 1))
 
 
