@@ -454,3 +454,27 @@ def test_what_a_helper_of_the_script_prints_after_its_end_is_not_waited_for_long
         print("loss: 1.0", flush=True)
     """)  # fmt: skip
     assert job.run().outcome == "completed"
+
+
+def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_path: Path) -> None:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    secret = tmp_path / "server"
+    secret.mkdir()
+    for name in ("secret.txt", "requirements.txt", "yard.toml"):
+        (secret / name).write_text("secret-of-the-server")
+    one = Job(tmp_path, True)
+    one.write("train.py", f"""
+        import os, shutil, sys
+        shutil.rmtree("/work/.trainyard")
+        for name in (".trainyard", "project/samples", "project/output"):
+            os.symlink({str(secret)!r}, "/work/" + name)
+        for name in ("requirements.txt", "yard.toml"):
+            os.symlink({str(secret)!r} + "/" + name, name)
+        sys.exit(3)
+    """)  # fmt: skip
+    assert one.run().outcome == "failed"
+    final = one.run()
+    told = f"{final} {one.log()} {one.items('samples')} {one.items('event')}"
+    assert "secret-of-the-server" not in told and one.depot.delivered == []
+    assert sorted(path.name for path in secret.iterdir()) == ["requirements.txt", "secret.txt", "yard.toml"]
