@@ -9,6 +9,7 @@ which the horse forks before it starts a thread.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import mmap
 import os
 import signal
@@ -23,7 +24,10 @@ from typing import Any, NoReturn
 
 import structlog
 from flask import Flask
+from redis import RedisError
+from rq import Queue as RqQueue
 from rq import Worker
+from rq.job import Job
 
 from agent import recipes, sandbox
 from agent.child import main as carry_out
@@ -39,7 +43,7 @@ from services.gateways import gateways
 from services.gateways.queue import Queue
 
 RENEW_SECONDS = 5.0
-FORWARD_SECONDS = 0.5  # each round costs the training a little of its cores
+FORWARD_SECONDS = 0.25  # each round costs the training a little of its cores
 GIVE_UP_SECONDS = 72.0  # 80 % of the lease: this worker ends the child before anybody else may begin
 LAST_RESORT_SECONDS = 80.0  # the child ends itself when its runner hangs; still within the lease
 SEEN_SECONDS = 30.0  # a worker reports itself; RQ comes by as often while it waits and while a job runs
@@ -96,6 +100,13 @@ class TrainingWorker(Worker):
         super().heartbeat(*given, **named)
         if self.presence is not None:
             self.presence.renew()
+
+    def monitor_work_horse(self, job: Job, queue: RqQueue) -> None:
+        """RQ's, and then put away what it notes of an entry that was forgotten meanwhile: a sign of life and nothing else."""
+        super().monitor_work_horse(job, queue)
+        with contextlib.suppress(RedisError):
+            if self.connection.hkeys(job.key) == [b"last_heartbeat"]:
+                self.connection.delete(job.key)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.horse_pid:

@@ -1,4 +1,4 @@
-"""What gunicorn serves: `gunicorn -k gevent wsgi:app`."""
+"""What gunicorn serves: `gunicorn -k services.web_worker.YardWorker wsgi:app`."""
 
 from app import create_app
 

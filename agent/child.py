@@ -94,7 +94,7 @@ def main(given: Report, events: int) -> int:
         end = _failed(
             given["blame"],
             str(failure),
-            "When that is mended, press retry: it goes on from the last checkpoint.",
+            "When that is mended, press Try again: it goes on from the last checkpoint.",
         )
     except BaseException as failure:
         end = _unforeseen(failure, given["blame"], _told(failure, given), given["folder"])
@@ -150,18 +150,18 @@ def _unforeseen(failure: BaseException, blame: str, told: str, folder: str) -> R
         return _failed(
             "out_of_memory",
             "There was not enough memory for this training.",
-            "Use a smaller batch size, a shorter longest example, or LoRA instead of full training; then press retry.",
+            "Use a smaller batch size, a shorter longest example, or LoRA instead of full training; then press Try again.",
         )
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed(
             blame,
             f"The disk is full ({shutil.disk_usage(folder).free:,} bytes are free).",
-            "Free some space, then press retry: it goes on from the last checkpoint.",
+            "Free some space, then press Try again: it goes on from the last checkpoint.",
         )
     return _failed(
         blame,
         f"The training ended with an error nobody foresaw: {told}",
-        "The log shows where it happened. Press retry; if it happens again, report it with the log.",
+        "The log shows where it happened. Press Try again; if it happens again, report it with the log.",
     )
 
 

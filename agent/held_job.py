@@ -20,6 +20,7 @@ class HeldJob:
         self.reader = SpoolReader(folder.spool)
         self._screen_reader = SpoolReader(folder.spool)  # the screen has a place of its own in the streams
         self.progress = Progress()
+        self.unwritten: str | None = None  # why its end could not be written yet
 
     @property
     def job(self) -> int:

@@ -66,25 +66,24 @@ def supervise(path: Path) -> int:
 def end_for(attempt: AttemptFolder, reason: str) -> bool:
     """Write the end of an attempt whose supervisor is gone, after whatever it left behind was ended.
 
-    False, and nothing done, when a supervisor is alive after all.
+    False, and nothing done, when a supervisor is alive after all. Raises OSError when there is no room for it.
     """
     with _only_supervisor(attempt, patience=0.0) as alone:
         if not alone:
             return False
         attempt.end_processes()
-        spool = Spool(attempt.spool)
-        if spool.final is None:
-            spool.append("log", {"text": KILLED})
-        spool.finish(
-            Final(
-                "failed",
-                "member_machine",
-                reason,
-                "Press retry: it goes on from the last checkpoint on this machine.",
-            )
-        )
-        spool.close()
+        advice = "Press Try again: it goes on from the last checkpoint on this machine."
+        with contextlib.closing(Spool(attempt.spool)) as spool:
+            if spool.final is None and not _is_noted(spool):
+                spool.append("log", {"text": KILLED})
+            spool.finish(Final("failed", "member_machine", reason, advice))
     return True
+
+
+def _is_noted(spool: Spool) -> bool:
+    """Whether a try before this one, for whose end there was no room, said it already."""
+    last = spool.last["log"]
+    return last > 0 and spool.read("log", last - 1, 1 << 16)[1] == [{"text": KILLED}]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response
 from models.workers import Worker
 from routes.admin import plain
 from routes.answers import answer
-from services import workers
+from services import price_list, workers
 
 bp = Blueprint("admin_workers", __name__)
 
@@ -19,9 +19,15 @@ bp = Blueprint("admin_workers", __name__)
 def index() -> Response:
     shown = {
         "workers": [_about(worker) for worker in workers.list_all()],
-        "least_lane": workers.least_lane(), "script_lane": workers.script_lane(),
+        "least_lane": workers.least_lane(), "script_lane": workers.script_lane(), "promised": _promised(),
     }  # fmt: skip
     return answer(plain(shown), page="admin/workers.html", **shown)
+
+
+def _promised() -> dict[str, Any]:
+    """The plan that promises the most jobs at once on the server, and how many."""
+    most = max(price_list.plans(), key=lambda plan: plan.limits["server_jobs"])
+    return {"plan": most.display_name, "server_jobs": most.limits["server_jobs"]}
 
 
 def _about(worker: Worker) -> dict[str, Any]:

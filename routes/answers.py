@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +10,7 @@ from flask import jsonify, redirect, render_template, request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from werkzeug.wrappers import Response
 
+from services import strict_json
 from services.errors import Conflict, Forbidden, Invalid, NotFound, PaymentNeeded, Unauthorized, Unavailable
 from services.gateways import gateways
 
@@ -152,8 +152,8 @@ def page_of_list() -> tuple[int, int | None]:
 
 def _json_body() -> Any:
     try:
-        given = json.loads(request.get_data(), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        given = strict_json.loads(request.get_data())
+    except ValueError as error:
         raise NotJson(f"The body is not JSON: {error}.") from None
     if not isinstance(given, dict):
         raise NotJson("The body must be a JSON object.")
@@ -175,17 +175,6 @@ def _form_body() -> dict[str, Any]:
     if request.mimetype not in ("", "application/x-www-form-urlencoded", "multipart/form-data"):
         raise NotJson(f"Send JSON (Content-Type: application/json) or a form; this was {request.mimetype[:60]}.")
     return {name: value for name, value in request.form.items() if value != ""}
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object names the same field twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _sentence(fault: Any) -> str:

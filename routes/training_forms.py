@@ -40,20 +40,25 @@ class NewJob(Given):
         return training_jobs.Order(**{**self.model_dump(exclude={"place"}), "place": place})
 
 
-class JobForm(Given):
-    """The wizard's fields; they say the same as NewJob."""
+class OrderForm(Given):
+    """What both pages ask."""
 
     name: str
     description: str = Field("", max_length=4000)
     source: Literal["dataset", "local"] = "dataset"
     dataset_id: Id | None = None
     local_path: str | None = None
+    place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
+
+
+class JobForm(OrderForm):
+    """The wizard's fields; they say the same as NewJob."""
+
     map_prompt: str = ""
     map_completion: str = ""
     map_text: str = ""
     base_model: str = base_models.YARD_TINY
     base_folder: str = ""
-    place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
 
     def order(self) -> training_jobs.Order:
         local = self.source == "local"
@@ -68,14 +73,9 @@ class JobForm(Given):
         )  # fmt: skip
 
 
-class ScriptForm(Given):
+class ScriptForm(OrderForm):
     """The fields of the page for a script; they say the same as NewJob. `value-<data set>-<name>` are the declared ones."""
 
-    name: str
-    description: str = Field("", max_length=4000)
-    source: Literal["dataset", "local"] = "dataset"
-    dataset_id: Id | None = None
-    local_path: str | None = None
     entry: str = ""
     arguments: str = ""
     max_minutes: int = 60
@@ -84,7 +84,6 @@ class ScriptForm(Given):
     outputs: str = ""
     checkpoints: str = ""
     resume: str = ""
-    place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
 
     def order(self) -> training_jobs.Order:
         local = self.source == "local"

@@ -84,7 +84,11 @@ def show(id: int) -> AnyResponse:
 
 @bp.get("/<int:id>/metrics")
 def metrics(id: int) -> AnyResponse:
-    return answer({"series": training_jobs.series_of(training_jobs.get_for(actor(), id).id)}, page="errors/error.html")
+    job, points = training_jobs.get_for(actor(), id), request.args.get("points")
+    if points is not None and not (points.isascii() and points.isdigit() and len(points) < 8 and 1 <= int(points)):
+        raise Invalid.of(points="`points` is how many points of a curve are enough, from 1.")
+    series = training_jobs.series_of(job.id, int(points) if points else None)
+    return answer({"series": series}, page="errors/error.html")
 
 
 @bp.get("/<int:id>/logs")

@@ -5,15 +5,16 @@ Holds no socket: `routes/agents_socket.py` moves the frames. Each message is han
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import select
 
 from agent import protocol
 from agent.protocol import encode
-from models.agents import Agent
 from models.api_keys import ApiKey
 from models.base import db, now
 from models.training_jobs import RUNNING_STATES, Attempt, TrainingJob
@@ -26,6 +27,8 @@ WINDOW_RECORDS = 2000
 OFFER_AGAIN_SECONDS = 10.0
 NOTED_EVERY_SECONDS = 10.0
 MOST_JOBS_HELD = 100
+RESTART_SECONDS = 4.0  # until a web process that was asked to end is there again
+RECONNECTS_A_SECOND = 80
 NEWS = {
     "machine",
     "ready",
@@ -43,7 +46,7 @@ class AgentSession:
         self.key_id = key.id
         self.agent_id: int | None = None
         self._held: set[Held] = set()
-        self._stops_sent: dict[Held, float] = {}
+        self._stops_sent: dict[tuple[Held, str], float] = {}
         self._offers_sent: dict[Held, float] = {}
         self._noted_at = float("-inf")
 
@@ -71,18 +74,14 @@ class AgentSession:
             return []
         return [*self._stops(), *self._offer()]
 
-    def still_welcome(self) -> bool:
-        """Whether the key lives and no newer socket speaks for the machine."""
-        if not api_keys.is_live(self.key_id):
-            return False
-        if self.agent_id is None:
-            return True
-        return db.session.scalar(select(Agent.session).where(Agent.id == self.agent_id)) == self.id
+    def is_meant_by(self, topics: set[str]) -> bool:
+        """Whether one of these hints is about the machine or its key."""
+        return f"agent:{self.agent_id}" in topics or f"key:{self.key_id}" in topics
 
-    def close(self) -> None:
-        """The socket has ended."""
-        if self.agent_id is not None:
-            agents.leave(self.agent_id, self.id)
+    @property
+    def has_jobs(self) -> bool:
+        """Whether the machine holds attempts, which may have been told to stop."""
+        return bool(self._held)
 
     def _note_sign_of_life(self, kind: str) -> None:
         """Any frame is one: on a slow line a heartbeat waits behind the records before it."""
@@ -128,7 +127,7 @@ class AgentSession:
                 frames.append(encode("job_stop", job=held[0], attempt=held[1], mode="cancel"))
             else:
                 training_jobs.renew(*held)
-        return [*frames, *self.orders()]
+        return [*frames, *self.orders()] if self._held else frames
 
     def _on_job_accept(self, message: protocol.Message) -> list[str]:
         held = (message["job"], message["attempt"])
@@ -145,7 +144,9 @@ class AgentSession:
         return []
 
     def _on_stop_ack(self, message: protocol.Message) -> list[str]:
-        self._stops_sent[(message["job"], message["attempt"])] = float("inf")
+        held = (message["job"], message["attempt"])
+        if held in self._held:
+            self._stops_sent[held, message["mode"]] = float("inf")
         return []
 
     def _on_records(self, message: protocol.Message) -> list[str]:
@@ -189,7 +190,7 @@ class AgentSession:
                     for s in missing
                 ]
             training_jobs.end(*held, final)
-        self._held.discard(held)
+        self._let_go(held)
         return [encode("job_final_ack", job=held[0], attempt=held[1]), *self.orders()]
 
     def _on_pong(self, message: protocol.Message) -> list[str]:
@@ -200,12 +201,16 @@ class AgentSession:
         for held in sorted(self._held):
             job = self._mine(held)
             mode = "cancel" if job is None else training_jobs.order_of(job)
-            if mode and time.monotonic() - self._stops_sent.get(held, float("-inf")) > OFFER_AGAIN_SECONDS:
-                self._stops_sent[held] = time.monotonic()
+            if mode and time.monotonic() - self._stops_sent.get((held, mode), float("-inf")) > OFFER_AGAIN_SECONDS:
+                self._stops_sent[held, mode] = time.monotonic()
                 frames.append(encode("job_stop", job=held[0], attempt=held[1], mode=mode))
             if job is None:
-                self._held.discard(held)
+                self._let_go(held)
         return frames
+
+    def _let_go(self, held: Held) -> None:
+        self._held.discard(held)
+        self._stops_sent = {stop: at for stop, at in self._stops_sent.items() if stop[0] != held}
 
     def _offer(self) -> list[str]:
         waiting = db.session.scalar(
@@ -249,6 +254,7 @@ class AgentSession:
             training_jobs.claim(*held, self._holder())
         if job is not None:
             self._held.add(held)
+            self._offers_sent.pop(held, None)
         return job is not None
 
     def _stored(self, held: Held) -> dict[str, int]:
@@ -257,6 +263,35 @@ class AgentSession:
 
     def _holder(self) -> str:
         return f"agent {self.agent_id}"
+
+
+def look_at(sessions: Sequence[AgentSession]) -> tuple[list[AgentSession], list[AgentSession]]:
+    """Of many sessions those that have to end, since their key was revoked or another socket took over, and those for
+    which there may be orders; in three statements, however many they are."""
+    known = {session: session.agent_id for session in sessions if session.agent_id is not None}
+    if not known:
+        return [], []
+    keys, speaking = api_keys.living(session.key_id for session in known), agents.speaking(known.values())
+    waited_for = training_jobs.machines_waited_for(known.values())
+    unwelcome, with_orders = list[AgentSession](), list[AgentSession]()
+    for session, agent_id in known.items():
+        if session.key_id not in keys or speaking.get(agent_id) != session.id:
+            unwelcome.append(session)
+        elif session.has_jobs or agent_id in waited_for:
+            with_orders.append(session)
+    return unwelcome, with_orders
+
+
+def close(sessions: Iterable[AgentSession]) -> None:
+    """The sockets of these sessions have ended."""
+    agents.leave([session.id for session in sessions if session.agent_id is not None])
+
+
+def pauses(count: int) -> list[float]:
+    """After how many seconds each of so many machines is to come back from a restart: when the server is there again, and
+    eighty a second in a random order."""
+    places = random.sample(range(count), count)
+    return [RESTART_SECONDS + (place + random.random()) / RECONNECTS_A_SECOND for place in places]  # noqa: S311 - no secret
 
 
 def together(messages: list[protocol.Message]) -> list[list[protocol.Message]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,7 +13,7 @@ from agent import protocol
 from models.accounts import User
 from models.agents import Agent
 from models.api_keys import ApiKey
-from models.base import add, after_commit, changed, db, now, transaction
+from models.base import add, after_commit, db, now, transaction
 from models.training_jobs import RUNNING_STATES, TrainingJob
 from services import secrets
 from services.errors import Conflict, Invalid, NotFound
@@ -89,12 +90,18 @@ def seen(agent_id: int, session: str, told: dict[str, Any]) -> bool:
         return True
 
 
-def leave(agent_id: int, session: str) -> None:
-    """The socket of this session has ended."""
-    with transaction():
-        changed(
-            update(Agent).where(Agent.id == agent_id, Agent.session == session).values(session=None, last_seen_at=now())
-        )
+def leave(sessions: Sequence[str]) -> None:
+    """The sockets of these sessions have ended."""
+    if sessions:
+        with transaction():
+            left = update(Agent).where(Agent.session.in_(sessions)).values(session=None, last_seen_at=now())
+            db.session.execute(left, execution_options={"synchronize_session": False})
+
+
+def speaking(agent_ids: Iterable[int]) -> dict[int, str | None]:
+    """Which session speaks for each of these machines now."""
+    rows = db.session.execute(select(Agent.id, Agent.session).where(Agent.id.in_(set(agent_ids))))
+    return {row.id: row.session for row in rows}
 
 
 def list_for(actor: User, limit: int = 200, before: int | None = None) -> list[Agent]:

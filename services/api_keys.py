@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from sqlalchemy import select, update
@@ -79,8 +80,8 @@ def revoke_exposed(given: str) -> bool:
     return True
 
 
-def is_live(key_id: int) -> bool:
-    """Whether a key that opened a socket still does."""
+def living(key_ids: Iterable[int]) -> set[int]:
+    """Which of these keys, that opened sockets, still do."""
     query = select(ApiKey.id).join(User, User.id == ApiKey.user_id)
-    living = (ApiKey.id == key_id, ApiKey.revoked_at.is_(None), User.suspended_at.is_(None))
-    return db.session.scalar(query.where(*living)) is not None
+    alive = (ApiKey.id.in_(set(key_ids)), ApiKey.revoked_at.is_(None), User.suspended_at.is_(None))
+    return set(db.session.scalars(query.where(*alive)))

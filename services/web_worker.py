@@ -1,8 +1,10 @@
-"""The gunicorn worker: gevent's, but before it ends it says so to every agent, so that none hangs until a time-out, and
-whoever falls silent in the middle of a request is let go."""
+"""The gunicorn worker: gevent's, but asked to end (SIGTERM) it says so to every agent first, so that none hangs until a
+time-out, and whoever falls silent in the middle of a request is let go."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 from typing import Any
 
@@ -10,6 +12,8 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
 SILENCE_SECONDS = 30.0
+MOST_FILES = 65_536
+GOODBYE_SECONDS = 2.0  # within gunicorn's graceful time-out, also when the database does not answer
 
 
 class ImpatientSocket:
@@ -32,6 +36,16 @@ class ImpatientSocket:
 
 
 class YardWorker(GeventWorker):  # type: ignore[misc]
+    _is_ending = False
+
+    def init_process(self) -> None:
+        """As many open files as the system allows: each connected machine is one, and the usual 1,024 are few."""
+        with contextlib.suppress(ValueError, OSError):
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        super().init_process()
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Whoever reads no more of an answer for half a minute is let go by the kernel (tcp(7), Linux only)."""
         if hasattr(socket, "TCP_USER_TIMEOUT") and client.family in (socket.AF_INET, socket.AF_INET6):
@@ -46,7 +60,13 @@ class YardWorker(GeventWorker):  # type: ignore[misc]
             req.unreader.sock = sock  # between two requests gunicorn counts by itself
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        before_end = getattr(self.wsgi, "extensions", {}).get("before_end")
-        if before_end is not None:
-            gevent.spawn(before_end)
-        super().handle_exit(sig, frame)
+        if not self._is_ending:
+            self._is_ending = True
+            gevent.spawn(self._end, sig, frame)  # a signal's handler must not wait
+
+    def _end(self, sig: int, frame: Any) -> None:
+        try:
+            with gevent.Timeout(GOODBYE_SECONDS, exception=False):
+                getattr(self.wsgi, "extensions", {}).get("before_end", lambda: None)()
+        finally:
+            super().handle_exit(sig, frame)

@@ -120,7 +120,7 @@ class Agent:
         if held is None:
             if self.workspace.attempt(job, attempt).path.exists():
                 return "stop_ack", {**key, "mode": mode}
-            message, advice = "This machine does not have the job any more.", "Press retry to start it again."
+            message, advice = "This machine does not have the job any more.", "Press Try again to start it again."
             return refusal(job, attempt, "member_machine", message, advice)
         if mode in ORDERS:
             held.folder.give_order(mode)
@@ -197,8 +197,15 @@ class Agent:
         if held.has_supervisor() or not held.is_running:
             return
         reason = f"The supervisor of this job on the machine was killed or has crashed.{held.last_words()}"
-        if await asyncio.to_thread(supervisor.end_for, held.folder, reason):
-            self.screen.note(f"Job {held.job} ({held.name}): {reason}")
+        try:
+            if await asyncio.to_thread(supervisor.end_for, held.folder, reason):
+                self.screen.note(f"Job {held.job} ({held.name}): {reason}")
+        except OSError as failure:  # most likely the disk is full; the next look tries again
+            if held.unwritten is None:
+                held.unwritten = failure.strerror or str(failure)
+                self.screen.note(
+                    f"Job {held.job} ({held.name}) is over, but that cannot be written: {held.unwritten}. Trying again."
+                )
 
     # --- terminal -----------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def _reason_of_scripts(spec: JobSpec, options: Options) -> Reason | None:
         return None
     if not options.allow_scripts:
         message = "The agent on this machine was started without --allow-scripts, so it runs no scripts."
-        return "member_machine", message, "Start it again with --allow-scripts, then press retry."
+        return "member_machine", message, "Start it again with --allow-scripts, then press Try again."
     if spec.data.get("kind") != "local":
         message = "A script that comes from the server does not run on this machine, only one in a folder of its own."
         return "data", message, "Copy the script's folder below a --root of the agent and name it by its path."

@@ -90,14 +90,14 @@ def _start_as_own(assignment: Assignment, setup: Setup, tools: Path, stdout: int
             "data",
             f"The agent may not give the script {', '.join(lacking)}: it was not started with that variable set and "
             f"--pass-env {lacking[0]}.",
-            "Start the agent that way, or leave the variable out, then press retry.",
+            "Start the agent that way, or leave the variable out, then press Try again.",
         )
     given = environment.on_own_machine(os.environ, terms.environment, wanted)
-    checkpoint = None if setup.checkpoint is None else str(setup.checkpoint)
+    checkpoint = setup.checkpoint and str(setup.folder.path / setup.checkpoint)
     line = setup.line(checkpoint)
     assignment.report("facts", **describe(setup, line, str(python), None, sorted(set(given) & set(terms.environment))))
     given |= environment.for_the_script(str(tools), checkpoint)
-    return OwnProcess([str(python), *line], setup.root, given, stdout)
+    return OwnProcess([str(python), *line], setup.folder.path, given, stdout)
 
 
 def _own_python(assignment: Assignment, setup: Setup) -> Path:
@@ -113,28 +113,29 @@ def _own_python(assignment: Assignment, setup: Setup) -> Path:
             raise _Stopped
 
     assignment.report("stage", stage="prepare", message="Making an environment for the script.")
-    return interpreter.for_requirements(setup.requirements, Path(setup.terms.environments), say)
+    return interpreter.for_requirements(setup.folder.path / setup.requirements, Path(setup.terms.environments), say)
 
 
 def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:
     if setup.requirements is not None:
-        lacking = requirements.unmet(setup.requirements)
+        with setup.folder.open(setup.requirements) as file:
+            lacking = requirements.unmet(file)
         if lacking:
             raise JobFailed(
                 "member_code",
-                f"The server does not have {', '.join(lacking)}, which {setup.requirements.name} asks for.",
+                f"The server does not have {', '.join(lacking)}, which {setup.requirements} asks for.",
                 "Leave out what the script can do without, ask the operator to install it, or train on your own machine.",
             )
     terms = setup.terms.sandbox
     lane = int(terms["lane"])
     limits = Limits.from_json(terms.get("limits") or {})
     box = Box(assignment.folder / WORK, limits, lane, environment=environment.in_sandbox(os.environ), gpus=_gpus(terms))
-    checkpoint = None if setup.checkpoint is None else box.inside(setup.checkpoint)
+    checkpoint = setup.checkpoint and box.inside(setup.folder.path / setup.checkpoint)
     box.environment |= environment.for_the_script(box.inside(tools), checkpoint)
     line = setup.line(checkpoint)
     assignment.report("facts", **describe(setup, line, "the server's", sandbox.LANES[lane], []))
     try:
-        return box.start([sys.executable, *line], stdout, cwd=box.inside(setup.root))
+        return box.start([sys.executable, *line], stdout, cwd=box.inside(setup.folder.path))
     except sandbox.Unavailable as failure:
         raise AgentFailed(str(failure)) from None
 

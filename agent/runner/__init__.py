@@ -107,7 +107,7 @@ def run(
     except JobFailed as failure:
         final = Final("failed", failure.cause, failure.message, failure.advice)
     except (AgentFailed, Fatal) as failure:
-        final = Final("failed", blame, str(failure), "When that is mended, press retry.")
+        final = Final("failed", blame, str(failure), "When that is mended, press Try again.")
     except Exception as failure:
         recorder.line(traceback.format_exc())
         final = _unforeseen(failure, blame)
@@ -199,10 +199,10 @@ class _Stages:
 
 def _unforeseen(failure: Exception, blame: str) -> Final:
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Final("failed", blame, "The disk is full.", "Free some space, then press retry.")
+        return Final("failed", blame, "The disk is full.", "Free some space, then press Try again.")
     return Final(
         "failed",
         blame,
         f"The job could not be carried out: {type(failure).__name__}: {str(failure)[:500]}",
-        "The log shows where it happened. Press retry; if it happens again, report it with the log.",
+        "The log shows where it happened. Press Try again; if it happens again, report it with the log.",
     )

@@ -180,13 +180,13 @@ class _Pipes:
 
 def _death(code: int, out_of_memory: bool, blame: str) -> Final:
     """What a process that ended without a word died of."""
-    again = "Press retry: it goes on from the last checkpoint."
+    again = "Press Try again: it goes on from the last checkpoint."
     if code == -signal.SIGKILL and out_of_memory:
         return Final(
             "failed",
             "out_of_memory",
             "The system ended the training because the machine had run out of memory.",
-            "Use a smaller batch size, a shorter longest example, or LoRA; then press retry.",
+            "Use a smaller batch size, a shorter longest example, or LoRA; then press Try again.",
         )
     if code < 0:
         name = _signal_name(-code)

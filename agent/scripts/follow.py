@@ -18,6 +18,7 @@ from ..sandbox import Verdict
 from .curves import RULES, Curves, HelperLines, Point
 from .event_files import EventFiles
 from .found_files import newest_checkpoint
+from .manifest import steps_in
 from .samples import Samples
 from .setup import Setup
 
@@ -27,6 +28,7 @@ FACTS_SECONDS = 5.0
 AFTER_END_SECONDS = 5.0
 _PIECE = 65_536
 _NOT_PRINTED = ("helper", "tensorboard")
+_COUNTS_STEPS = ("helper", "trainer", "iterations")  # and not epochs, or lines
 _MOST_NAMES = 50
 _NUMBER = re.compile(r"(\d{1,9})(?!.*\d)")  # the last one: ckpt-200, step_200/model.pt
 
@@ -53,9 +55,10 @@ class Follower:
         self._assignment, self._setup, self._running = assignment, setup, running
         self._stdout, self._events = stdout, events
         self._curves, self._helper = Curves(), HelperLines()
-        self._event_files = EventFiles(setup.root, setup.since)
-        self._samples = Samples(setup.samples, setup.since, setup.top)
+        self._event_files = EventFiles(setup.folder, setup.since)
+        self._samples = Samples(setup.samples, setup.since)
         self._step, self._total = 0, 0
+        self._promised = steps_in(setup.line(None)) or 0
         self._rules: list[dict[str, Any]] = []
         self._others: dict[str, dict[str, Any]] = {}
         self._checkpoint: tuple[str, float] | None = None
@@ -133,9 +136,10 @@ class Follower:
             self._step = max(self._step, point.step)
             if point.rule in _NOT_PRINTED:
                 self._note_rule(point)
-            if point.total is not None and point.total != self._total and point.total >= point.step:
-                self._total = point.total
-                self._assignment.report("stage", stage="train", total_steps=point.total, message="Training.")
+            total = point.total or self._total or (self._promised if point.rule in _COUNTS_STEPS else 0)
+            if total != self._total and total >= point.step:
+                self._total = total
+                self._assignment.report("stage", stage="train", total_steps=total, message="Training.")
             if point.values:
                 self._assignment.report("metrics", step=point.step, values=point.values)
 
@@ -181,16 +185,12 @@ class Follower:
             self._tell_rules()
 
     def _notice_checkpoint(self) -> None:
-        name = newest_checkpoint(self._setup.root, self._setup.checkpoints, self._setup.since)
-        if name is None:
+        newest = newest_checkpoint(self._setup.folder, self._setup.checkpoints, self._setup.since)
+        if newest is None or newest == self._checkpoint:
             return
-        with contextlib.suppress(OSError):
-            state = (name, (self._setup.root / name).stat().st_mtime)
-            if state != self._checkpoint:
-                self._checkpoint = state
-                number = _NUMBER.search(name)
-                step = int(number[1]) if number else self._step
-                self._assignment.report("checkpoint", step=step, file=name)
+        self._checkpoint = newest
+        number = _NUMBER.search(newest[0])
+        self._assignment.report("checkpoint", step=int(number[1]) if number else self._step, file=newest[0])
 
     def _tell_rules(self) -> None:
         rules = [*self._curves.rules(), *self._others.values()]

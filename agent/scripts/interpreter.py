@@ -23,9 +23,7 @@ from ..errors import JobFailed
 INSTALL_SECONDS = 3600
 MOST_REQUIREMENTS_BYTES = 262_144
 _PYTHON = re.compile(r"python(3(\.\d{1,2})?)?(\.exe)?|pypy3?")
-_ADVICE = (
-    "Mend requirements.txt, or name the interpreter of an environment that has what the script needs, then press retry."
-)
+_ADVICE = "Mend requirements.txt, or name the interpreter of an environment that has what the script needs, then press Try again."
 
 
 def named(text: str, roots: Sequence[str]) -> Path:

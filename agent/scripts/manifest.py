@@ -26,6 +26,7 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 from ..recipes.parameters import Kind, Parameter
@@ -37,6 +38,10 @@ MOST_PARAMETERS = 100
 FOUND_FIRST = ("train.py", "main.py")
 KINDS = ("int", "float", "text", "choice", "flag")
 CHECKPOINT = "{checkpoint}"
+STEPS = {
+    "max_iters", "max_iter", "max_iterations", "num_iterations", "iterations", "n_iters", "iters", "max_steps", "num_steps",
+    "total_steps", "train_steps", "max_train_steps", "num_train_steps", "n_steps", "steps",
+}  # fmt: skip
 
 _KNOWN = ("entry", "arguments", "requirements", "outputs", "checkpoints", "resume", "samples", "parameters")
 _PARAMETER_KNOWN = ("type", "default", "minimum", "maximum", "choices", "label", "explanation", "argument")
@@ -142,6 +147,20 @@ def command_line(manifest: Manifest, entry: str, arguments: list[str] | None, va
         if name not in placed:
             line += _flagged(manifest.flags[name], value)
     return line
+
+
+def steps_in(line: Sequence[str]) -> int | None:
+    """How many steps a command line asks for, in the names that scripts give them (`--max_iters=300`, `--max-steps 300`);
+    None when it does not say."""
+    for text, behind in pairwise([*line, ""]):
+        name, _, value = text.lstrip("-").partition("=")
+        if name.replace("-", "_") in STEPS and (steps := _digits(value or behind)):
+            return steps
+    return None
+
+
+def _digits(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def _filled(text: str, values: Mapping[str, Any]) -> str:

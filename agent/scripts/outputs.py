@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import sandbox
-from .found_files import matching
+from .found_files import Folder, matching
 from .setup import Setup
 
 MOST_FILES = 499
@@ -28,7 +26,7 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     kept, notes = list[dict[str, Any]](), list[str]()
-    for name in matching(setup.root, setup.outputs, setup.since):
+    for name in matching(setup.folder, setup.outputs, setup.since):
         if len(kept) == MOST_FILES:
             notes.append(f"Only the first {MOST_FILES} files were kept.")
             break
@@ -36,7 +34,7 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
             notes.append(f"{name!r} was not kept: names are letters, digits, dot, - and _, in at most four parts.")
             continue
         try:
-            size = _copy(setup.top, (setup.root / name).relative_to(setup.top).as_posix(), output / name)
+            size = _copy(setup.folder, name, output / name)
         except OSError as error:
             notes.append(f"{name} was not kept: {error.strerror or error}.")
             continue
@@ -46,8 +44,8 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
     return kept, notes
 
 
-def _copy(root: Path, name: str, target: Path) -> int:
+def _copy(folder: Folder, name: str, target: Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(sandbox.open_output(root, name), "rb") as source, target.open("wb") as copy:
+    with folder.open(name) as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
         return copy.tell()

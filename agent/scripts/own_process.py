@@ -68,10 +68,10 @@ class OwnProcess:
             return Verdict(
                 "memory_limit",
                 "The system ended the script because the machine had run out of memory.",
-                "Use smaller batches or a smaller model, then press retry.",
+                "Use smaller batches or a smaller model, then press Try again.",
                 False,
             )
-        again = "The end of the log shows why. Mend the script, then press retry."
+        again = "The end of the log shows why. Mend the script, then press Try again."
         if code < 0:
             name = signal.strsignal(-code) or "unknown"
             return Verdict("signal", f"The script was ended by signal {-code} ({name}).", again, False)

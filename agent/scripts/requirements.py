@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
-from pathlib import Path
+from typing import BinaryIO
 
 MOST_BYTES = 65_536
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def unmet(path: Path) -> list[str]:
+def unmet(file: BinaryIO) -> list[str]:
     """The lines of a requirements file that this Python does not fulfil, at most ten.
 
     Versions are compared where `packaging` is installed, which it is wherever transformers is; lines that are no
     requirement (options, files, addresses) count as unmet, since nothing is fetched for them.
     """
-    with path.open("rb") as file:
-        text = file.read(MOST_BYTES).decode("utf-8", "replace")
+    text = file.read(MOST_BYTES).decode("utf-8", "replace")
     lines = [line.split(" #")[0].strip() for line in text.splitlines()]
     return [line[:80] for line in lines if line and not line.startswith("#") and not _is_met(line)][:10]
 

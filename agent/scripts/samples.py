@@ -10,14 +10,11 @@ A file is taken once it has not changed between two looks. It travels in pieces,
 from __future__ import annotations
 
 import base64
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from .. import sandbox
-from .found_files import files_below
+from .found_files import Folder
 
 MOST_SAMPLES = 200
 MOST_TEXT_BYTES = 65_536
@@ -33,9 +30,7 @@ Piece = dict[str, Any]
 class Samples:
     """Looks into one folder again and again and answers what is new in it, in pieces."""
 
-    def __init__(self, folder: Path, since: float, top: Path | None = None) -> None:
-        """`top` is a folder above that the script cannot exchange for a link."""
-        self._top = top or folder
+    def __init__(self, folder: Folder, since: float) -> None:
         self._folder, self._since = folder, since
         self._seen: dict[str, tuple[float, int]] = {}
         self._taken: dict[str, tuple[float, int]] = {}
@@ -46,7 +41,7 @@ class Samples:
 
         With `last`, when the script has ended, nothing is waited for.
         """
-        for name, facts in files_below(self._folder, 2):
+        for name, facts in self._folder.files(deepest=2):
             state = (facts.st_mtime, facts.st_size)
             at_rest = last or self._seen.get(name) == state
             self._seen[name] = state
@@ -67,8 +62,7 @@ class Samples:
             )
             return
         try:
-            inside = (self._folder / name).relative_to(self._top).as_posix()
-            with os.fdopen(sandbox.open_output(self._top, inside), "rb") as file:
+            with self._folder.open(name) as file:
                 data = file.read(MOST_IMAGE_BYTES + 1)
         except OSError:
             return

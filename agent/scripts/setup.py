@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..recipes import Assignment
 from . import manifest as manifests
 from .archive import BadArchive
-from .found_files import files_below, newest_checkpoint
+from .found_files import Folder, newest_checkpoint
 from .manifest import BadManifest, Manifest
 from .terms import Terms
 
@@ -27,16 +27,16 @@ WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"
 NOTE = "script.json"
-_MEND = "Mend that in the script's folder, then press retry."
+_MEND = "Mend that in the script's folder, then press Try again."
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A script ready to be started. `root` is its folder, `since` when the job first began (Unix seconds), `checkpoint`
-    the file or folder it goes on from."""
+    """A script ready to be started. `since` is when the job first began (Unix seconds), `checkpoint` the
+    file or folder below `folder` that it goes on from."""
 
     terms: Terms
-    root: Path
+    folder: Folder
     manifest: Manifest
     entry: str
     arguments: list[str] | None
@@ -44,8 +44,7 @@ class Setup:
     since: float
     outputs: tuple[str, ...]
     checkpoints: tuple[str, ...]
-    checkpoint: Path | None
-    top: Path  # what nobody but us can exchange: `root` itself may have become a link
+    checkpoint: str | None
     resume: tuple[str, ...]
 
     def line(self, checkpoint: str | None) -> list[str]:
@@ -54,35 +53,39 @@ class Setup:
         return line + [text.replace(manifests.CHECKPOINT, checkpoint) for text in self.resume if checkpoint is not None]
 
     @property
-    def samples(self) -> Path:
-        return self.root / self.manifest.samples
+    def samples(self) -> Folder:
+        return self.folder.below(self.manifest.samples)
 
     @property
-    def requirements(self) -> Path | None:
+    def requirements(self) -> str | None:
         """The file that lists what the script needs, where there is one."""
-        path = self.root / (self.manifest.requirements or "requirements.txt")
-        return path if path.is_file() and not path.is_symlink() and path.resolve() == path.absolute() else None
+        name = self.manifest.requirements or "requirements.txt"
+        try:
+            self.folder.open(name).close()
+        except OSError:
+            return None
+        return name
 
 
 def prepare(assignment: Assignment) -> Setup:
     """Look at the script of a job. Raises JobFailed with what is wrong, or AgentFailed when the sandbox is at fault."""
     terms = Terms.from_dict(assignment.terms)
-    root = _unpacked(assignment, terms) if terms.sandbox else _trusted(assignment.data)
+    folder = _unpacked(assignment, terms) if terms.sandbox else Folder(_trusted(assignment.data))
     parameters = assignment.parameters
     since, is_first = _begun(assignment.folder)
     try:
-        manifest = _manifest(root)
-        entry = manifests.entry_of(manifest, {name for name, _ in files_below(root)}, parameters.get("entry"))
+        manifest = _manifest(folder)
+        entry = manifests.entry_of(manifest, {name for name, _ in folder.files()}, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {}, parameters.get("arguments"))
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
         raise JobFailed("member_code", next(iter(faults.values())), "Order the training again with other settings.")
     checkpoints = tuple(parameters.get("checkpoints") or manifest.checkpoints or DEFAULT_CHECKPOINTS)
-    checkpoint = None if is_first else newest_checkpoint(root, checkpoints, since)
+    checkpoint = None if is_first else newest_checkpoint(folder, checkpoints, since)
     return Setup(
         terms=terms,
-        root=root,
+        folder=folder,
         manifest=manifest,
         entry=entry,
         arguments=parameters.get("arguments"),
@@ -90,8 +93,7 @@ def prepare(assignment: Assignment) -> Setup:
         since=since,
         outputs=tuple(parameters.get("outputs") or manifest.outputs or DEFAULT_OUTPUTS),
         checkpoints=checkpoints,
-        checkpoint=None if checkpoint is None else root / checkpoint,
-        top=assignment.folder / WORK if terms.sandbox else root,
+        checkpoint=checkpoint and checkpoint[0],
         resume=tuple(parameters.get("resume") or manifest.resume),
     )
 
@@ -108,11 +110,12 @@ def _begun(folder: Path) -> tuple[float, bool]:
         return since, True
 
 
-def _manifest(root: Path) -> Manifest:
-    path = root / manifests.NAME
-    if not path.is_file() or path.is_symlink():
+def _manifest(folder: Folder) -> Manifest:
+    try:
+        file = folder.open(manifests.NAME)
+    except OSError:
         return Manifest()
-    with os.fdopen(sandbox.open_output(root, manifests.NAME), "rb") as file:
+    with file:
         return manifests.parse(file.read(manifests.MOST_BYTES + 1))
 
 
@@ -126,7 +129,7 @@ def _trusted(folder: Path) -> Path:
     return folder
 
 
-def _unpacked(assignment: Assignment, terms: Terms) -> Path:
+def _unpacked(assignment: Assignment, terms: Terms) -> Folder:
     """The folder of a script that came as an archive; what an earlier attempt left in it stays."""
     work, done = assignment.folder / WORK, assignment.folder / UNPACKED
     if not done.exists():
@@ -141,7 +144,7 @@ def _unpacked(assignment: Assignment, terms: Terms) -> Path:
         done.touch()
     entries = [path for path in work.iterdir() if path.name != TOOLS]
     lone = entries[0] if len(entries) == 1 else None
-    return lone if lone is not None and lone.is_dir() and not lone.is_symlink() else work
+    return Folder(work, lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else "")
 
 
 def describe(setup: Setup, line: list[str], python: str, lane: str | None, variables: list[str]) -> dict[str, Any]:
@@ -151,9 +154,9 @@ def describe(setup: Setup, line: list[str], python: str, lane: str | None, varia
         "interpreter": python,
         "lane": lane,
         "environment": variables,
-        "checkpoint_given": None if setup.checkpoint is None else setup.checkpoint.name,
+        "checkpoint_given": setup.checkpoint,
+        "checkpoint_file": setup.checkpoint,  # the newest, until the script writes another
         "can_resume": bool(setup.resume),
-        "checkpoint_file": None if setup.checkpoint is None else setup.checkpoint.name,
         "outputs_wanted": list(setup.outputs),
         "outputs": None,  # what an earlier attempt told is over
         "exit_code": None,

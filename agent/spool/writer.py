@@ -159,7 +159,13 @@ class Spool(SpoolReader):
         if cursor.segment:
             os.truncate(segment_path(self.folder, stream, cursor.segment), cursor.offset)
         cursor.close()
-        self._numbers[stream] = cursor.number if self.final is None else int(self.final["last"][stream])
+        if self.final is not None:
+            self._numbers[stream] = int(self.final["last"][stream])
+            return
+        # What a power cut took was perhaps committed by the server already: another record under its number would be lost.
+        self._numbers[stream] = max(cursor.number, self.acknowledged[stream])
+        if stream == "log" and self._numbers[stream] > cursor.number:
+            self._log.forget()
 
     def _write(self, stream: str, number: int, payload: bytes) -> None:
         if self._waiting and stream != "log":

@@ -68,7 +68,7 @@ class ServerDepot:
         """Upload every file under `output` and have them published together. Raises JobFailed, Withdrawn."""
         files = sorted(path for path in output.rglob("*") if path.is_file()) if output.is_dir() else []
         if not files:
-            raise JobFailed("platform", "The training wrote no files to keep.", "Press retry; the log may say why.")
+            raise JobFailed("platform", "The training wrote no files to keep.", "Press Try again; the log may say why.")
         with self._refusals("member_machine"):
             entries = []
             for file in files:
@@ -81,7 +81,7 @@ class ServerDepot:
         try:
             return resolve_inside(text, [Path(root) for root in self._task.terms.roots], kind)
         except PathRefused as refusal:
-            raise JobFailed(cause, str(refusal), "Mend that on the machine, then press retry.") from None
+            raise JobFailed(cause, str(refusal), "Mend that on the machine, then press Try again.") from None
 
     @contextlib.contextmanager
     def _refusals(self, cause: str) -> Iterator[None]:
@@ -91,7 +91,7 @@ class ServerDepot:
         except Refused as refusal:
             if refusal.status in _GONE:
                 raise Withdrawn(f"The server does not want this attempt any more: {refusal}") from None
-            raise JobFailed(cause, str(refusal), "Mend what the server names, then press retry.") from None
+            raise JobFailed(cause, str(refusal), "Mend what the server names, then press Try again.") from None
         except ValueError as error:
             raise JobFailed(
                 cause, f"The server named a file that cannot be stored: {error}.", "Tell the operator."
@@ -100,7 +100,7 @@ class ServerDepot:
             raise JobFailed(
                 "member_machine",
                 f"The server could not be reached: {error}.",
-                "Check the connection, then press retry.",
+                "Check the connection, then press Try again.",
             ) from None
 
 

@@ -34,7 +34,7 @@ def download(server: Server, path: str, target: Path, sha256: str, say: Say, siz
     raise JobFailed(
         "platform",
         f"{target.name} arrived twice with other bytes than the server announced.",
-        "Press retry. If it happens again, the stored file is damaged: upload it once more.",
+        "Press Try again. If it happens again, the stored file is damaged: upload it once more.",
     )
 
 

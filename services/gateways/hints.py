@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import redis
 import structlog
@@ -28,6 +29,7 @@ class Hints:
         self._ask_again_at = 0.0
         self._listener_redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2)
         self._waiters: dict[str, set[threading.Event]] = {}
+        self._readers: dict[str, set[SimpleQueue[str]]] = {}  # of all topics of a kind
         self._lock = threading.Lock()
         self._listener: threading.Thread | None = None
 
@@ -59,6 +61,21 @@ class Hints:
                     if not self._waiters[topic]:
                         del self._waiters[topic]
 
+    @contextmanager
+    def nudges(self, *kinds: str) -> Iterator[SimpleQueue[str]]:
+        """Every topic that is nudged whose name begins with one of the kinds and a colon, as it comes."""
+        self._listen()
+        box = SimpleQueue[str]()
+        with self._lock:
+            for kind in kinds:
+                self._readers.setdefault(kind, set()).add(box)
+        try:
+            yield box
+        finally:
+            with self._lock:
+                for kind in kinds:
+                    self._readers[kind].discard(box)
+
     def _listen(self) -> None:
         with self._lock:
             if self._listener is None:
@@ -80,5 +97,8 @@ class Hints:
     def _wake(self, topic: str) -> None:
         with self._lock:
             waiters = list(self._waiters.get(topic, ()))
+            readers = list(self._readers.get(topic.partition(":")[0], ()))
         for wake in waiters:
             wake.set()
+        for box in readers:
+            box.put(topic)

@@ -51,7 +51,11 @@ class Queue:
     def forget(self, job_id: int, attempt: int) -> None:
         """Remove what a worker that died has left of an entry: RQ itself would keep it until its maintenance comes round."""
         with contextlib.suppress(redis.RedisError, NoSuchJobError):
-            Job.fetch(entry_id(job_id, attempt), connection=self.connection, serializer=JSONSerializer).delete()
+            job = Job.fetch(entry_id(job_id, attempt), connection=self.connection, serializer=JSONSerializer)
+            try:
+                job.delete()
+            except ValueError:  # RQ misses its note of an execution, which expires before our lease does
+                self.connection.delete(job.key, job.execution_registry.key)
 
     def all(self) -> list[RqQueue]:
         """Every queue, the one to be emptied first in front."""

@@ -15,7 +15,7 @@ from models.accounts import User
 from models.base import db, end_read, transaction
 from models.model_versions import ModelVersion
 from models.uploads import Upload
-from services import uploads
+from services import credits, uploads
 from services.errors import Conflict, Invalid, NotFound, Unsupported
 from services.model_versions import reading, weights
 from services.model_versions.keeping import NewFile, add_version, kept, named, refuse_one_too_many
@@ -67,6 +67,7 @@ def create(actor: User, name: str, description: str, base_model: str, files: Seq
     end_read()
     details = {"tensors": brought.tensors, "parameters": brought.parameters, "description": description}
     with kept(new) as stored, transaction():
+        credits.lock(actor.id)  # nobody else counts her models at the same time
         refuse_one_too_many(actor, name)
         version = add_version(
             actor.id, name, stored, job_id=None, recipe="", method=brought.method, base_name=brought.base_name,

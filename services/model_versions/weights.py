@@ -6,11 +6,12 @@ one buffer that the tensors fill without gap or overlap. The bounds are ours.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from services import strict_json
 
 MOST_HEADER_BYTES = 1 << 20
 MOST_TENSORS = 10_000
@@ -58,8 +59,8 @@ def look(path: Path) -> Weights:
 
 def _header(raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        header = strict_json.loads(raw.decode("utf-8"))
+    except ValueError:
         header = None
     if not raw.startswith(b"{") or not isinstance(header, dict):
         raise BadWeights("has a header that is no JSON object, or names a tensor twice")
@@ -67,17 +68,6 @@ def _header(raw: bytes) -> dict[str, Any]:
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
         raise BadWeights("has a `__metadata__` that is not made of texts")
     return header
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object names the same field twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _span(name: str, tensor: Any) -> tuple[int, int, str]:

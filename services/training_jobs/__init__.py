@@ -15,7 +15,16 @@ from services.training_jobs.curves import hide_curves
 from services.training_jobs.dispatch import push_again
 from services.training_jobs.figures import figures_of
 from services.training_jobs.orders import cancel, resume, retry, stop
-from services.training_jobs.queries import events_after, get_for, list_for, log_of, log_tail, owner_of, series_of
+from services.training_jobs.queries import (
+    events_after,
+    get_for,
+    list_for,
+    log_of,
+    log_tail,
+    machines_waited_for,
+    owner_of,
+    series_of,
+)
 from services.training_jobs.record import record, record_all
 from services.training_jobs.samples import image_of
 from services.training_jobs.samples import list_of as samples_of
@@ -49,6 +58,7 @@ __all__ = [
     "list_for",
     "log_of",
     "log_tail",
+    "machines_waited_for",
     "manifest_of",
     "mark_disconnected",
     "order_of",

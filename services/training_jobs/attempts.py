@@ -139,12 +139,18 @@ def order_of(job: TrainingJob) -> str | None:
 
 
 def token_opens(given: str) -> tuple[int, int] | None:
-    """The running attempt that a job token opens, or None."""
+    """The running attempt that a job token opens, or None.
+
+    A machine that uses the token of its offer has taken the job, though its `job_accept` is still under way on a slower
+    connection, or was lost.
+    """
     read = secrets.read_attempt_token(gateways().settings.secret_key, given)
-    if read is None:
+    job = db.session.get(TrainingJob, read[0]) if read else None
+    if read is None or job is None or job.attempt != read[1]:
         return None
-    job = db.session.get(TrainingJob, read[0])
-    return read if job and job.attempt == read[1] and job.state in RUNNING_STATES else None
+    if job.state == "queued" and job.agent_id is not None:
+        claim(*read, f"agent {job.agent_id}")
+    return read if job.state in RUNNING_STATES else None
 
 
 def end(job_id: int, number: int, final: Final) -> bool:
@@ -197,7 +203,10 @@ def _checked_outcome(job: TrainingJob, final: Final) -> Final:
             return final  # a script need not leave anything
         if version is None:
             return Final(
-                "failed", "platform", "The training finished but its files did not reach the server.", "Press Retry."
+                "failed",
+                "platform",
+                "The training finished but its files did not reach the server.",
+                "Press Try again.",
             )
         job.model_version_id = version.id
     return final

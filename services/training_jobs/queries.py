@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import select
@@ -41,6 +41,12 @@ def list_for(
     if dataset_id is not None:
         query = query.where(TrainingJob.dataset_version.has(dataset_id=dataset_id))
     return list(db.session.scalars(query))
+
+
+def machines_waited_for(agent_ids: Iterable[int]) -> set[int]:
+    """For which of these machines a job waits."""
+    query = select(TrainingJob.agent_id).where(TrainingJob.agent_id.in_(set(agent_ids)), TrainingJob.state == "queued")
+    return {agent_id for agent_id in db.session.scalars(query) if agent_id is not None}
 
 
 def locked(job_id: int) -> TrainingJob:

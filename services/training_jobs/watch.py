@@ -89,7 +89,7 @@ def end_forgotten(agent_id: int, held: list[tuple[int, int]]) -> int:
     lost = [(job_id, attempt) for job_id, attempt in db.session.execute(running).all() if (job_id, attempt) not in held]
     final = attempts.Final(
         "failed", "member_machine", "Your machine no longer has this training.",
-        "Press Retry to start it there again.",
+        "Press Try again to start it there again.",
     )  # fmt: skip
     return sum(attempts.end(job_id, attempt, final) for job_id, attempt in lost)
 
@@ -102,7 +102,7 @@ def give_up_machines() -> int:
     )  # fmt: skip
     final = attempts.Final(
         "failed", "member_machine", "Your machine has been away for a day.",
-        "Start the agent there again, then press Retry: it goes on from the last checkpoint.",
+        "Start the agent there again, then press Try again: it goes on from the last checkpoint.",
     )  # fmt: skip
     count = 0
     for job_id, number in db.session.execute(gone).all():

@@ -119,6 +119,23 @@ def test_a_torn_tail_is_cut_off_and_the_numbers_go_on(tmp_path: Path) -> None:
     assert texts(SpoolReader(tmp_path)) == [f"{number:010}\n" for number in range(1, 7)]
 
 
+def test_a_number_that_the_server_has_committed_is_not_given_again(tmp_path: Path) -> None:
+    """The power cut took a record that had been sent: the next one would be taken for it, and thrown away."""
+    spool = Spool(tmp_path)
+    fill(spool, 5)
+    spool.acknowledge("log", 5)
+    spool.close()
+    last = segments(tmp_path)[-1]
+    with last.open("r+b") as file:
+        file.truncate(last.stat().st_size - 3)
+    again = Spool(tmp_path)
+    assert again.append("log", {"text": "after the power cut\n"}) == 6
+    again.finish(COMPLETED)
+    reader = SpoolReader(tmp_path)
+    assert reader.read("log", 5, 10_000) == (6, [{"text": "after the power cut\n"}])
+    assert (reader.final or {})["log_sha256"] == ""
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_wherever_the_power_is_cut_whole_records_stay(tmp_path: Path, cut: int) -> None:
     spool = Spool(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from agent.protocol import JobSpec
 from agent.scripts.terms import Terms
 from agent.settings import Timings
-from agent.spool import Final, Spool, SpoolReader
+from agent.spool import Final, Spool, SpoolReader, writer
 from agent.supervisor import end_for
 from agent.workspace import Task, Workspace, WorkspaceTaken
 
@@ -132,6 +133,27 @@ def test_the_end_of_an_abandoned_supervisor_is_written_once(tmp_path: Path) -> N
     assert (reader.final["message"], reader.final["last"]["log"]) == ("It was killed.", 2)
     said = [item["text"] for item in reader.read("log", 0, 1 << 20)[1]]
     assert said[0] == "so far\n" and "may be missing here" in said[1]
+
+
+def test_an_end_for_which_there_is_no_room_is_written_by_a_later_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Workspace(tmp_path, URL).attempt(3, 1)
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
+    Spool(folder.spool).close()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "write_atomically", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                end_for(folder, "It was killed.")
+    assert end_for(folder, "It was killed.")
+    reader = SpoolReader(folder.spool)
+    assert reader.final is not None and reader.final["outcome"] == "failed"
+    assert reader.final["last"]["log"] == 1 and len(reader.read("log", 0, 1 << 20)[1]) == 1
 
 
 def test_an_end_that_was_written_already_stands(tmp_path: Path) -> None:

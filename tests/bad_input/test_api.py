@@ -287,6 +287,19 @@ class TestWhatMachinesTell:
         series = browser.get(f"/api/training-jobs/{job.id}/metrics").get_json()["series"]["loss"]
         assert sorted(series) == [[3, 3.0], [4, 2.0], [5, 1.0]]
 
+    def test_a_long_curve_is_told_in_as_many_points_as_are_wanted(self, app: Flask, browser: FlaskClient) -> None:
+        job = self.job()
+        for first in range(1, 41):
+            item = {"steps": [first], "values": {"loss": [1 / first]}}
+            training_jobs.record(job.id, 1, "metrics", first, [item])
+        series = browser.get(f"/api/training-jobs/{job.id}/metrics?points=10").get_json()["series"]["loss"]
+        assert len(series) <= 12 and [series[0][0], series[-1]] == [1, [40, 1 / 40]]
+
+    @pytest.mark.parametrize("points", ["", "0", "-1", "many", "1e3", "99999999", "\u0661"])
+    def test_points_that_are_no_number_are_refused(self, app: Flask, browser: FlaskClient, points: str) -> None:
+        told = browser.get(f"/api/training-jobs/{self.job().id}/metrics", query_string={"points": points})
+        assert told.status_code == 422 and "points" in told.get_json()["error"]["fields"]
+
     @pytest.mark.parametrize("item", [
         None, [], "x", {}, {"steps": 1, "values": {}}, {"steps": [1], "values": []}, {"steps": ["1"], "values": {}}, {"steps": [-1], "values": {}},
         {"steps": [2**31], "values": {}}, {"steps": [True], "values": {}}, {"steps": [1], "values": {"loss": []}},

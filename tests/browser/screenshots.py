@@ -16,13 +16,14 @@ FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 GUIDES = FOLDER.parent.parent / "static" / "guides"
 PUBLIC = {
     "home": "/", "pricing": "/pricing", "signup": "/signup", "login": "/login", "guides": "/guides",
-    "guide-setup": "/guides/setup", "guide-scripts": "/guides/scripts",
+    "guide-setup": "/guides/setup", "guide-scripts": "/guides/scripts", "guide-training": "/guides/training",
+    "guide-troubleshooting": "/guides/troubleshooting", "guide-agent": "/guides/what-the-agent-may-do",
 }  # fmt: skip
 EMPTY = {"billing-new": "/billing", "dashboard-new": "/dashboard", "datasets-empty": "/datasets"}
 PRIVATE = {
     "dashboard": "/dashboard", "account": "/account", "datasets": "/datasets", "dataset-new": "/datasets/new",
     "dataset": "/datasets/{dataset}", "ai-training": "/ai-training", "models": "/ai-training?tab=models",
-    "wizard": "/training-jobs/new", "job-running": "/training-jobs/{running}", "job-completed": "/training-jobs/{completed}",
+    "wizard": "/training-jobs/new", "script-new": "/training-jobs/new/script", "job-running": "/training-jobs/{running}", "job-completed": "/training-jobs/{completed}",
     "job-failed": "/training-jobs/{failed}", "job-away": "/training-jobs/{away}",
     "job-script": "/training-jobs/{script}", "model": "/models/{model}", "agents": "/agents",
     "pricing-member": "/pricing?interval=year", "billing": "/billing", "billing-history": "/billing/history",
@@ -33,7 +34,7 @@ ADMIN = {
     "admin-credits": "/admin/subscriptions/{payer}/credits", "admin-plans": "/admin/subscriptions/plans",
     "admin-plan": "/admin/subscriptions/plans/2", "admin-prices": "/admin/subscriptions/plans/prices",
     "admin-scheduled-jobs": "/admin/subscriptions/scheduled-jobs", "admin-reports": "/admin/subscriptions/reports",
-    "admin-record": "/admin/audit",
+    "admin-record": "/admin/audit", "admin-workers": "/admin/workers",
 }  # fmt: skip
 
 

@@ -99,9 +99,10 @@ def test_row_20_everything_delivered_three_times_and_out_of_order_is_stored_once
             for text in window:
                 wire.send(text)
             sent += len(window)
-            for _ in window:
-                answer = _next(wire, "ack", "resend_from")
-                through = max(through, answer.get("through", answer.get("after", 0)))
+            with contextlib.suppress(TimeoutError):  # frames that follow each other are stored, and answered, together
+                for _ in window:
+                    answer = _next(wire, "ack", "resend_from", seconds=0.5)
+                    through = max(through, answer.get("through", answer.get("after", 0)))
         final = {"outcome": "failed", "cause": "member_code", "message": "It was so.", "advice": "None.",
                  "last": {"log": count, "metrics": 0, "event": 0}, "log_bytes": 0, "log_sha256": ""}  # fmt: skip
         for _ in range(3):
@@ -115,9 +116,9 @@ def test_row_20_everything_delivered_three_times_and_out_of_order_is_stored_once
     )
 
 
-def _next(wire: ClientConnection, *kinds: str) -> protocol.Message:
+def _next(wire: ClientConnection, *kinds: str, seconds: float = 10) -> protocol.Message:
     while True:
-        message: protocol.Message = json.loads(wire.recv(timeout=10))
+        message: protocol.Message = json.loads(wire.recv(timeout=seconds))
         if message["type"] in kinds:
             return message
         assert message["type"] in ("ping", "job_offer", "job_stop"), message
@@ -229,14 +230,14 @@ def test_row_2_and_27_a_thousand_idle_agents_cost_little_and_come_back_spread_af
         until(lambda: len(crowd.connected) == count, 60, "all are connected")
         cpu, watch = web.cpu_times(), Watch()
         time.sleep(idle)
-        used = sum(web.cpu_times()[:2]) - sum(cpu[:2])
+        percent = 100 * (sum(web.cpu_times()[:2]) - sum(cpu[:2])) / watch.seconds
         grown = (web.memory_full_info().pss - base) / MIB
         figure(f"row 27: {count} agents idle for {idle} s: {grown:+.0f} MiB ({grown * 1024 / count:.0f} KiB each; limit 70 MiB), "
-               f"{100 * used / watch.seconds:.0f} % of a core (limit 10 %), {len(crowd.codes)} dropped")  # fmt: skip
+               f"{percent:.0f} % of a core (limit 10 %), {len(crowd.codes)} dropped")  # fmt: skip
         pages = sorted(_page_seconds(scene))
         figure(f"row 27: pages beside them: {statistics.median(pages) * 1000:.0f} ms in the middle, "
                f"p99 {pages[int(len(pages) * 0.99) - 1] * 1000:.0f} ms (200 ms)")  # fmt: skip
-        assert not crowd.codes and grown <= 70
+        assert not crowd.codes and grown <= 70 and percent <= 10
         job = scene.order(scene.desk, max_steps=100_000, lines=10, pause=0.1)
         scene.alice.wait_for_step(job, 3)
         _deploy(scene, crowd, figure)
@@ -279,3 +280,4 @@ def _deploy(scene: Scene, crowd: Crowd, figure: Figure) -> None:
            f"{len(set(crowd.farewells))} different pauses, all back after {back:.1f} s (limit 20 s), at most "
            f"{max(seconds)} handshakes in a second (limit 150)")  # fmt: skip
     assert ended <= 5 and len(told) == crowd.count and len(set(crowd.farewells)) > crowd.count * 0.9 and back <= 20
+    assert max(seconds) <= 150

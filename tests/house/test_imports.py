@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = [
     ["errors"],
-    ["config", "calendar", "secrets", "dataset_quality"],
+    ["config", "calendar", "secrets", "strict_json", "dataset_quality"],
     ["catalogues", "gateways"],
     [
         "price_list",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from agent import protocol
 from models.accounts import User
 from models.base import db, transaction
 from models.training_jobs import TrainingJob
-from services import agents, api_keys, training_jobs
+from services import agent_sessions, agents, api_keys, training_jobs
 from services.agent_sessions import AgentSession, together
 from tests.factories import hello, make_dataset, order, steps
 
@@ -33,6 +34,11 @@ def say(session: AgentSession, **message: Any) -> list[dict[str, Any]]:
     frames = [protocol.decode(frame, "server") for frame in session.handle(decoded)]
     db.session.rollback()
     return frames
+
+
+def is_welcome(session: AgentSession) -> bool:
+    db.session.rollback()
+    return session not in agent_sessions.look_at([session])[0]
 
 
 def types(frames: list[dict[str, Any]]) -> list[str]:
@@ -150,7 +156,7 @@ def test_after_a_reconnect_each_job_is_resumed_or_abandoned(
         },
         {"job": 4711, "attempt": 1, "decision": "abandon", "after": {}},
     ]
-    assert again.still_welcome() and not session.still_welcome()
+    assert is_welcome(again) and not is_welcome(session)
 
 
 def test_somebody_elses_job_is_abandoned(session: AgentSession, job: TrainingJob, bob: User) -> None:
@@ -166,21 +172,21 @@ def test_a_copied_folder_is_refused(session: AgentSession, alice: User) -> None:
     copy = session_of(alice)
     (answer,) = say(copy, **hello(secret="another secret"))
     assert (answer["type"], answer["code"]) == ("error", "cloned")
-    assert copy.agent_id is None and session.still_welcome()
+    assert copy.agent_id is None and is_welcome(session)
 
 
 def test_a_second_agent_from_a_copied_folder_waits_until_the_first_is_gone(session: AgentSession, alice: User) -> None:
     copy = session_of(alice)
     (answer,) = say(copy, **hello(boot="boot-2"))
-    assert (answer["type"], answer["code"]) == ("error", "cloned") and session.still_welcome()
-    session.close()
+    assert (answer["type"], answer["code"]) == ("error", "cloned") and is_welcome(session)
+    agent_sessions.close([session])
     assert types(say(session_of(alice), **hello(boot="boot-2"))) == ["welcome"]
 
 
 def test_a_job_that_its_machine_no_longer_has_does_not_run_for_ever(
     session: AgentSession, job: TrainingJob, alice: User
 ) -> None:
-    session.close()
+    agent_sessions.close([session])
     say(session_of(alice), **hello(boot="boot-2"))
     shown = training_jobs.summary(training_jobs.get_for(alice, job.id))
     assert shown["status"] == "failed" and shown["error"]["cause"] == "member_machine"
@@ -197,15 +203,51 @@ def test_an_offer_that_fits_no_frame_does_not_hold_up_the_next(session: AgentSes
     assert offer["spec"]["job"] == second.id
 
 
+def test_a_cancel_after_a_stop_is_sent_at_once(session: AgentSession, job: TrainingJob, alice: User) -> None:
+    training_jobs.stop(alice, job.id)
+    db.session.rollback()
+    (stop,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert stop["mode"] == "stop"
+    say(session, type="stop_ack", job=job.id, attempt=1, mode="stop")
+    training_jobs.cancel(alice, job.id)
+    db.session.rollback()
+    (cancel,) = [protocol.decode(frame, "server") for frame in session.orders()]
+    assert cancel["mode"] == "cancel" and session.orders() == []
+
+
+def test_a_look_finds_those_for_whom_there_is_something(session: AgentSession, job: TrainingJob, alice: User) -> None:
+    """Of four machines one holds a job, one waits for nothing, one has a job waiting, and one has not said hello."""
+    sessions = [session, session_of(alice), session_of(alice), session_of(alice)]
+    for number, other in enumerate(sessions[1:3]):
+        say(other, **hello(agent=f"machine {number}"))
+    training_jobs.create(alice, order(make_dataset(alice), place={"agent": sessions[2].agent_id}))
+    db.session.rollback()
+    assert agent_sessions.look_at(sessions) == ([], [session, sessions[2]])
+
+
+def test_a_look_finds_those_for_whom_another_socket_speaks(session: AgentSession, alice: User) -> None:
+    newer = session_of(alice)
+    say(newer, **hello())
+    assert agent_sessions.look_at([session, newer]) == ([session], [])
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_after_a_restart_eighty_machines_a_second_come_back(count: int) -> None:
+    pauses = agent_sessions.pauses(count)
+    a_second = Counter(int(pause) for pause in pauses)
+    assert len(set(pauses)) == count and all(many <= 80 for many in a_second.values())
+    assert not pauses or (min(pauses) >= 4 and max(pauses) <= 4 + count / 80)
+
+
 def test_a_revoked_key_is_no_longer_welcome(session: AgentSession, alice: User) -> None:
     api_keys.revoke(alice, session.key_id)
-    assert not session.still_welcome()
+    assert not is_welcome(session)
 
 
 def test_the_list_shows_whether_a_machine_is_there(session: AgentSession, alice: User) -> None:
     (agent,) = agents.list_for(alice)
     assert agents.is_connected(agent)
-    session.close()
+    agent_sessions.close([session])
     db.session.expire_all()
     assert not agents.is_connected(agents.list_for(alice)[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from services.model_versions import weights
 from tests import safetensors_files
 from tests.conftest import PASSWORD, ROOT
 from tests.factories import make_dataset, on_plan, order
+from tests.till import at_once
 
 CONFIG = json.dumps({"model_type": "gpt2", "_name_or_path": "org/parent"}).encode()
 
@@ -131,6 +133,16 @@ def test_a_plan_keeps_so_many_models_and_deleting_one_makes_room(app: Flask, ali
     model_versions.delete(alice, first.id)
     assert brought(alice, "second").version == 1
     assert model_versions.list_for(alice) == [brought(alice, "second")]
+
+
+def test_two_models_that_come_at_once_do_not_pass_the_plan_together(app: Flask, alice: User) -> None:
+    number, files = alice.id, [uploaded(alice, ("model.safetensors", safetensors_files.file())) for _ in range(4)]
+
+    def bring(turn: int) -> ModelVersion:
+        return model_versions.create(db.session.get_one(User, number), f"model {turn}", "", "", files[turn])
+
+    answers = at_once(app, *[partial(bring, turn) for turn in range(4)])
+    assert sorted(type(answer).__name__ for answer in answers) == ["ModelVersion", *["PaymentNeeded"] * 3]
 
 
 def test_a_deleted_model_is_gone_and_its_name_is_free(app: Flask, alice: User, bob: User) -> None:

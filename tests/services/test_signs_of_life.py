@@ -47,7 +47,7 @@ def test_signs_within_a_moment_are_stored_with_the_next(machines: list[Agent], m
 def test_a_machine_that_left_stays_away(machines: list[Agent], monkeypatch: pytest.MonkeyPatch) -> None:
     for agent in machines[:2]:
         signs_of_life.note(agent.id)
-    agents.leave(machines[1].id, "session of machine-1")
+    agents.leave(["session of machine-1"])
     left = last_seen(machines[1])
     monkeypatch.setattr(signs_of_life, "TOGETHER_SECONDS", 0.0)
     signs_of_life.note(machines[2].id)

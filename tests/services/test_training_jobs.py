@@ -159,6 +159,15 @@ class TestAttempts:
         training_jobs.cancel(alice, job.id)
         assert training_jobs.token_opens(token) is None
 
+    def test_a_machine_that_uses_the_token_of_its_offer_has_taken_the_job(self, app: Flask, alice: User) -> None:
+        """What it fetches may overtake its `job_accept`, which goes another way."""
+        job = training_jobs.create(alice, order(make_dataset(alice), place={"agent": make_agent(alice).id}))
+        token = training_jobs.spec_of(job).token
+        assert training_jobs.token_opens(token) == (job.id, 1)
+        assert fresh(job).state == "starting"
+        training_jobs.cancel(alice, job.id)
+        assert training_jobs.token_opens(token) is None
+
     def test_a_worker_that_falls_silent_loses_the_attempt_and_the_job_is_queued_again(
         self, app: Flask, alice: User
     ) -> None:

@@ -110,7 +110,7 @@ def test_log_curve_samples_and_files_of_a_script_are_on_its_page(yard: Yard, pla
     done = yard.alice.wait_for_status(job, "completed", seconds=120)
     assert yard.alice.curve(job) == [[step, round(3 / step, 4)] for step in range(1, 31)]
     assert yard.alice.log(job).splitlines() == [f"iter {s}: loss {3 / s:.4f}, time 20.00ms" for s in range(1, 31)]
-    assert (done["total_steps"], done["base_model"], done["error"]) == (None, "none", None)
+    assert (done["total_steps"], done["base_model"], done["error"]) == (30, "none", None)
     assert done["debugData"]["attempts"][0]["log_verified"]
     names = {file["name"]: file["bytes"] for file in yard.alice.get(f"/api/training-jobs/{job}/artifacts")}
     assert names["out/weights.safetensors"] == 1000 and set(names) == {"out/weights.safetensors", "run.json"}

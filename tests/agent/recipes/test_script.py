@@ -209,7 +209,17 @@ def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint
     assert saved in (reached, reached - 1)  # it may be stopped between a line and the checkpoint behind it
     assert [step for step, _ in job.curve()] == list(range(saved + 1, reached + 4))
     assert job.facts()["command"][-2] == "--resume"
-    assert job.facts()["checkpoint_given"] == f"ckpt-{saved}"
+    assert job.facts()["checkpoint_given"] == f"out/ckpt-{saved}"
+
+
+def test_the_steps_that_the_command_line_asks_for_are_the_total_until_the_script_says_another(own_job: Job) -> None:
+    own_job.write("train.py", """
+        for step in range(1, 5):
+            print(f"iter {step}: loss 0.5, time 5ms")
+    """)  # fmt: skip
+    own_job.run(arguments=["--max_iters=4"])
+    totals = [item["total_steps"] for item in own_job.items("event") if item.get("total_steps")]
+    assert totals == [4]
 
 
 def test_a_script_that_finds_its_checkpoint_itself_is_only_told_to_go_on(own_job: Job) -> None:

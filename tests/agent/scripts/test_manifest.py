@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.scripts.manifest import BadManifest, Manifest, command_line, entry_of, parse
+from agent.scripts.manifest import BadManifest, Manifest, command_line, entry_of, parse, steps_in
 
 WHOLE = b"""
 entry = "src/train.py"
@@ -137,3 +137,20 @@ def test_a_script_that_is_not_found_is_asked_for_with_the_choices(
     with pytest.raises(BadManifest) as refusal:
         entry_of(Manifest(), files, chosen)
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "steps"),
+    [
+        (["train.py", "--max_iters=300"], 300),
+        (["train.py", "--device=cpu", "--max-steps", "300", "--lr=1"], 300),
+        (["train.py", "max_steps=300"], 300),
+        (["train.py", "--max_iters", "--compile"], None),
+        (["train.py", "--max_iters=many", "--num_epochs=3"], None),
+        (["train.py", "--max_iters=-1", "--steps"], None),
+        (["train.py"], None),
+        (["train.py", "--max_iters=99999999999999"], None),
+    ],
+)
+def test_a_command_line_tells_how_many_steps_it_asks_for(line: list[str], steps: int | None) -> None:
+    assert steps_in(line) == steps

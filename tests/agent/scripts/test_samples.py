@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.scripts.found_files import Folder
 from agent.scripts.samples import MOST_IMAGE_BYTES, MOST_SAMPLES, Samples, kind_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -19,7 +20,7 @@ def taken(samples: Samples, step: int = 5, last: bool = True) -> list[dict[str, 
 
 
 def test_a_file_is_taken_once_it_is_at_rest_and_again_when_it_changed(tmp_path: Path) -> None:
-    samples = Samples(tmp_path, 0)
+    samples = Samples(Folder(tmp_path), 0)
     (tmp_path / "a.txt").write_text("one")
     assert taken(samples, last=False) == []
     assert [piece["text"] for piece in taken(samples, last=False)] == ["one"]
@@ -32,7 +33,7 @@ def test_a_file_is_taken_once_it_is_at_rest_and_again_when_it_changed(tmp_path: 
 def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
     content = PNG + os.urandom(50_000)
     (tmp_path / "step-0040.png").write_bytes(content)
-    pieces = taken(Samples(tmp_path, 0))
+    pieces = taken(Samples(Folder(tmp_path), 0))
     assert b"".join(base64.b64decode(piece["data"]) for piece in pieces) == content
     assert {(piece["step"], piece["type"], piece["bytes"], piece["pieces"]) for piece in pieces} == {
         (40, "png", 50_008, 4)
@@ -43,7 +44,7 @@ def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
 def test_a_long_text_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
     text = "Prüfung 😀\n" * 3_000
     (tmp_path / "story.md").write_text(text)
-    pieces = taken(Samples(tmp_path, 0), step=9)
+    pieces = taken(Samples(Folder(tmp_path), 0), step=9)
     assert "".join(piece["text"] for piece in pieces) == text
     assert all(piece["step"] == 9 and len(piece["text"]) <= 4_000 for piece in pieces)
 
@@ -69,7 +70,7 @@ def test_a_file_is_what_its_first_bytes_say(name: str, content: bytes, kind: str
 def test_what_cannot_be_shown_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(PNG + bytes(MOST_IMAGE_BYTES))
     (tmp_path / "weights.pt").write_bytes(b"PK\x03\x04")
-    samples = Samples(tmp_path, 0)
+    samples = Samples(Folder(tmp_path), 0)
     assert taken(samples) == [] and taken(samples) == []
     assert len(samples.notes) == 2
 
@@ -77,6 +78,6 @@ def test_what_cannot_be_shown_is_said_once(tmp_path: Path) -> None:
 def test_there_is_an_end_to_how_many_are_shown(tmp_path: Path) -> None:
     for number in range(MOST_SAMPLES + 20):
         (tmp_path / f"{number}.txt").write_text("x")
-    samples = Samples(tmp_path, 0)
+    samples = Samples(Folder(tmp_path), 0)
     assert len(taken(samples)) == MOST_SAMPLES
     assert samples.notes == [f"Only the first {MOST_SAMPLES} samples are shown."]

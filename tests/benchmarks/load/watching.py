@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.benchmarks.figures import Figure, quantile
 from tests.benchmarks.load.site import Load
@@ -125,6 +126,9 @@ def _seen(member: Member, page: Page, url: str, job: int, count: int) -> list[fl
     page.goto(f"{url}/training-jobs/{job}")
     page.evaluate(WATCH)
     member.wait_for_status(job, "completed", seconds=120)
+    with contextlib.suppress(PlaywrightTimeout):  # the last line is drawn a moment after the job is at its end
+        page.wait_for_function(f"() => window.seen.length >= {count}", timeout=5_000)
     seen = dict(page.evaluate("() => window.seen"))
-    assert len(seen) == count, f"{len(seen)} of {count} lines were seen"
+    missing = sorted(set(range(count)) - {int(number) for number in seen})
+    assert not missing, f"lines {missing[:5]} of {count} were not seen"
     return list(seen.values())

@@ -209,4 +209,4 @@ def wipe(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-KILLED = Final("failed", "member_machine", "The supervisor was killed.", "Press retry.")
+KILLED = Final("failed", "member_machine", "The supervisor was killed.", "Press Try again.")

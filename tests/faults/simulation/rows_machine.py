@@ -6,7 +6,7 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
-from agent.spool import Final
+from agent.spool import Final, SpoolReader
 from services import training_jobs
 from tests.faults.simulation.machine import Machine
 from tests.faults.simulation.training import Script
@@ -14,8 +14,10 @@ from tests.faults.simulation.world import World
 
 STEADY = Script(steps=20, seconds=2.0, lines=100)
 DEATHS = (
-    Final("failed", "platform", "The training process was killed from outside (signal 9, SIGKILL).", "Press retry."),
-    Final("failed", "platform", "The training process crashed (signal 11, SIGSEGV).", "Press retry."),
+    Final(
+        "failed", "platform", "The training process was killed from outside (signal 9, SIGKILL).", "Press Try again."
+    ),
+    Final("failed", "platform", "The training process crashed (signal 11, SIGSEGV).", "Press Try again."),
     Final("failed", "out_of_memory", "The machine had run out of memory.", "Use a smaller batch."),
     Final("failed", "member_code", "The training process ended with exit code 1.", "Look at the log."),
 )
@@ -184,11 +186,19 @@ async def row_25(world: World) -> None:
         for segment in sorted((folder / "spool").glob("*.spool")):
             with segment.open("r+b") as file:
                 file.truncate(max(0, segment.stat().st_size - world.rng.randint(0, 900)))
+        _forget_what_is_lost(world, job, folder / "spool")
     await world.sleep(world.rng.uniform(1, 60))
     machine.start()
     await world.in_state(job, "failed", within=20)
     world.press(training_jobs.retry, job)
     await world.ends(job)
+
+
+def _forget_what_is_lost(world: World, job: int, spool: Path) -> None:
+    """What the cut took and nobody had sent was never told."""
+    left = SpoolReader(spool).last
+    for stream, items in world.told[(job, 1)].items.items():
+        del items[max(left[stream], world.count_stored(job, 1, stream)) :]
 
 
 def _is_shown_running(world: World, job: int) -> bool:

@@ -1,6 +1,6 @@
 """The server: real sessions, jobs, credits and clock on a real database; its socket simulated.
 
-`_serve`, `_read` and `_follow_orders` are what `routes/agents_socket.py` does with threads and a real socket.
+`Socket` does what `Link` and `Rounds` of `routes/agents_socket.py` do with greenlets and a real socket.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from agent.protocol import encode
 from models.api_keys import ApiKey
 from models.base import release, transaction
 from routes.agents_socket import BAD_FRAMES, HELLO_SECONDS, PING_SECONDS, SILENCE_SECONDS
-from services import api_keys, clock, model_versions
+from services import agent_sessions, api_keys, clock, model_versions
 from services.agent_sessions import AgentSession
 from services.errors import DomainError
 from services.training_jobs.attempts import require_running
@@ -89,9 +88,7 @@ class Site(Door):
         self.world.note("end web")
         assert self.web is not None
         self.is_open = False
-        latest = 1 + len(self.sockets) / 100
-        for socket in list(self.sockets):
-            pause = random.uniform(0.2, latest)
+        for socket, pause in zip(list(self.sockets), agent_sessions.pauses(len(self.sockets)), strict=True):
             self.world.goodbyes.append(pause)
             socket.send([encode("bye", reason="restart", retry_after=pause)])
             socket.end.hang_up(protocol.CLOSE_RESTART, "the server restarts")
@@ -189,7 +186,7 @@ class Socket:
 
     def leave(self) -> None:
         with contextlib.suppress(OperationalError), self.site.at_work():
-            self.session.close()
+            agent_sessions.close([self.session])
 
     async def serve(self) -> None:
         following: asyncio.Task[None] | None = None
@@ -279,8 +276,9 @@ class Socket:
                 wake.clear()
                 try:
                     with self.site.at_work():
-                        welcome, frames = self.session.still_welcome(), self.session.orders()
-                    if not welcome:
+                        unwelcome, waited_for = agent_sessions.look_at([self.session])
+                        frames = self.session.orders() if waited_for else []
+                    if unwelcome:
                         self.close(protocol.CLOSE_REVOKED, "the key was revoked, or another socket took over")
                         return
                     self.send(frames if woken else [*frames, encode("ping", n=count)])
