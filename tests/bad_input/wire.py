@@ -144,6 +144,14 @@ class Stranger:
             if message["type"] != "ping":
                 return message
 
+    def pong(self, seconds: float = 10.0) -> bytes:
+        """What the next pong brings back, pings of the protocol aside: the server asks when it likes."""
+        while True:
+            opcode, payload = self.next_frame(seconds)
+            if opcode == PONG:
+                return payload
+            assert opcode == TEXT and json.loads(payload)["type"] == "ping", (opcode, payload)
+
     def closed_with(self, seconds: float = 10.0) -> int | None:
         """Read until the server closes; its code. None when it went without a word."""
         end = time.monotonic() + seconds
