@@ -136,8 +136,8 @@ def _environment(pid: int) -> bytes:
         return b""
 
 
-def sweep(leader: int, mark: str, seconds: float = 5.0, pause: float = 0.2) -> int:
-    """Kill whatever is left of a job until two looks in a row find nothing; returns how many were killed.
+def sweep(leader: int, mark: str, seconds: float = 5.0, pause: float = 0.2) -> set[int]:
+    """Kill whatever is left of a job until two looks in a row find nothing; returns the numbers of what was killed.
 
     One look is not enough: a process forked while the table is read is not in it.
     """
@@ -153,7 +153,7 @@ def sweep(leader: int, mark: str, seconds: float = 5.0, pause: float = 0.2) -> i
             killed.add(process.pid)
         if empty < 2:
             time.sleep(pause if found or empty == 0 else pause / 4)
-    return len(killed)
+    return killed
 
 
 def signal_group(group: int, number: int) -> None:

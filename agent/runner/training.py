@@ -65,6 +65,7 @@ class Training:
         self._asked: dict[str, float] = {}  # order -> when it was passed on
         self._saving_at = float("-inf")  # when a checkpoint was last seen being written
         self._was_killed = False
+        self._left_behind = set[int]()  # processes that had to be ended beside the child
         self._was_short = False  # of memory
 
     def run(self, assignment: dict[str, Any]) -> Final:
@@ -100,7 +101,11 @@ class Training:
         waited = time.monotonic() - self._asked[order]
         if not self._was_killed and waited >= self._patience(order):
             self._was_killed = True
-            self.child.signal_group(signal.SIGKILL)
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        self._left_behind |= {one.pid for one in processes.left_over(self.child.pid, self.child.mark)}
+        self.child.signal_group(signal.SIGKILL)
 
     def _patience(self, order: str) -> float:
         if order == "kill":
@@ -120,16 +125,17 @@ class Training:
     def _clear_up(self, pipes: _Pipes) -> None:
         """End whatever is left, and read the pipes to their end: a descendant may have kept them open."""
         if self.child.poll() is None:
-            self.child.signal_group(signal.SIGKILL)
-        killed = processes.sweep(self.child.pid, self.child.mark)
+            self._kill_group()
+        self._left_behind |= processes.sweep(self.child.pid, self.child.mark)
         while self.child.poll() is None:
             time.sleep(0.01)
         end = time.monotonic() + self.timings.pipes
         while pipes.are_open and time.monotonic() < end:
             pipes.pump(0.05)
         pipes.close()
-        if killed:
-            self.recorder.line(f"({killed} processes that the training had left behind were ended.)")
+        count = len(self._left_behind - {self.child.pid})
+        if count:
+            self.recorder.line(f"(Processes that the training had left behind were ended: {count}.)")
 
     def _verdict(self, code: int, out_of_memory: bool) -> Final:
         if self.orders.given:

@@ -292,7 +292,7 @@ def test_processes_the_training_leaves_behind_are_ended_though_they_hold_its_out
     final = attempt.run(steps=2, misbehave="leave_processes")
     assert final.outcome == "completed"
     assert attempt.left_alive() == []
-    assert "processes that the training had left behind were ended" in attempt.log()
+    assert "(Processes that the training had left behind were ended: 2.)" in attempt.log()
 
 
 def test_the_log_is_clean_text_in_records_that_fit_a_frame(attempt: Attempt) -> None:
@@ -400,7 +400,7 @@ def test_a_sweep_spares_this_process(tmp_path: Path) -> None:
         os.setsid()
         signal.pause()
     time.sleep(0.05)
-    assert processes.sweep(pid, "") == 1
+    assert processes.sweep(pid, "") == {pid}
     os.waitpid(pid, 0)
 
 
