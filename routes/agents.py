@@ -60,9 +60,9 @@ def context(new_key: str | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def shown_agents(user: User) -> list[dict[str, Any]]:
-    """The machines of a member as the API gives them."""
-    return _shown(agents.list_for(user))
+def shown_agents(user: User, limit: int = 200) -> list[dict[str, Any]]:
+    """The newest machines of a member as the API gives them."""
+    return _shown(agents.list_for(user, limit))
 
 
 def _shown(known: list[Agent]) -> list[dict[str, Any]]:

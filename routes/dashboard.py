@@ -13,6 +13,8 @@ from routes.model_versions import shown as shown_model
 from routes.subscriptions import shown as shown_subscription
 from services import datasets, model_versions, subscriptions, training_jobs
 
+MACHINES = 8
+
 bp = Blueprint("dashboard", __name__)
 
 
@@ -20,10 +22,11 @@ bp = Blueprint("dashboard", __name__)
 def show() -> str:
     user = actor()
     open_jobs = training_jobs.list_for(user, limit=10, states=("queued", "paused", *RUNNING_STATES))
-    models, machines = model_versions.list_for(user, limit=5), shown_agents(user)
+    models, machines = model_versions.list_for(user, limit=5), shown_agents(user, limit=MACHINES + 1)
     return render_template(
         "dashboard/show.html", subscription=shown_subscription(subscriptions.current(user)),
-        limits=subscriptions.limits_with_use(user), jobs=training_jobs.summaries(open_jobs), agents=machines,
+        limits=subscriptions.limits_with_use(user), jobs=training_jobs.summaries(open_jobs),
+        agents=machines[:MACHINES], has_more_agents=len(machines) > MACHINES,
         models=[shown_model(version) for version in models],
         first_steps=_first_steps(bool(datasets.list_for(user, limit=1)), bool(machines), bool(models)),
     )  # fmt: skip

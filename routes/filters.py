@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, url_for
+from flask import Flask, current_app, request, url_for
 from markupsafe import Markup, escape
 
 from models.credits import Wallet
@@ -51,16 +51,17 @@ class Assets:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, tuple[float, str]] = {}
+        # where the site is mounted and the path -> when the file changed, the address
+        self._known: dict[tuple[str, str], tuple[float, str]] = {}
 
     def url(self, path: str) -> str:
         """The address of one file under static/."""
-        changed = (self._folder / path).stat().st_mtime
-        known = self._known.get(path)
+        changed, here = (self._folder / path).stat().st_mtime, (request.script_root, path)
+        known = self._known.get(here)
         if known is None or known[0] != changed:
             digest = sha256((self._folder / path).read_bytes()).hexdigest()[:12]
-            known = self._known[path] = (changed, digest)
-        return url_for("static", filename=path, v=known[1])
+            known = self._known[here] = (changed, url_for("static", filename=path, v=digest))
+        return known[1]
 
 
 def ago(at: str | datetime | None) -> Markup:

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,7 +183,9 @@ def test_who_finds_no_room_is_told_when_to_come_back(
     greeted("third")
 
 
-def test_at_the_end_everybody_is_told_though_one_reads_nothing(rounds: Rounds, machine: Connects, greeted: Connects) -> None:
+def test_at_the_end_everybody_is_told_though_one_reads_nothing(
+    rounds: Rounds, machine: Connects, greeted: Connects
+) -> None:
     deaf, others = greeted("deaf"), [greeted(f"machine {number}") for number in range(5)]
     gevent.spawn(deaf.link._say, ["x" * 60_000] * 10)
     gevent.sleep(0.1)

@@ -63,7 +63,9 @@ class Site:
         return time.monotonic() - begun
 
     def end(self) -> None:
-        for process in [*psutil.Process(self._server.pid).children(), self._server] if self._server.poll() is None else []:
+        for process in (
+            [*psutil.Process(self._server.pid).children(), self._server] if self._server.poll() is None else []
+        ):
             process.kill()
         self._server.communicate()
 
