@@ -46,6 +46,11 @@ PASSWORD = "correct horse battery"
 EMAIL = "alice@example.com"
 NEWCOMER = "bob@example.com"
 ADMIN = "olga@example.com"
+WALLS = (
+    ("files", "mount namespace, read-only"), ("network", "network namespace without a network"),
+    ("processes", "process namespace"), ("kernel", "seccomp, 70 system calls"), ("environment", "cleared"),
+    ("devices", "an own /dev"), ("memory", "control group v2: memory, pids"), ("landlock", "ABI 7"),
+)  # fmt: skip
 
 
 @dataclass
@@ -131,10 +136,12 @@ def _dataset(owner: User, folder: Path) -> int:
 
 
 def worker_is_there() -> None:
-    """A worker of the server says that it may run scripts; it counts as there for two minutes."""
-    workers.report(
-        "worker-1", "yard", 1, "cpu", {"lane": 2, "lane_name": "lane 2", "walls": [], "todo": [], "facts": {}}
-    )
+    """A worker of the server says what it keeps a script from; it counts as there for two minutes."""
+    held = [{"name": name, "holds": True, "how": how, "detail": "Tried from inside, and refused."} for name, how in WALLS]
+    watched = {"name": "disk", "holds": True, "how": "watched", "detail": "The work folder is measured once a second."}
+    told = {"lane": 2, "lane_name": "bwrap+seccomp+landlock+cgroup", "walls": [*held, watched], "todo": [],
+            "facts": {"kernel": "6.1.0", "machine": "x86_64"}}  # fmt: skip
+    workers.report("worker-1", "yard", 1, "cpu", told)
 
 
 def _uploaded_script(owner: User) -> int:

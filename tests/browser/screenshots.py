@@ -58,6 +58,7 @@ def test_take(site: Site, chromium: Browser, scheme: str, width: int) -> None:
 def test_take_the_panel(site: Site, chromium: Browser, scheme: str, width: int) -> None:
     with create_app(site.settings).app_context():
         scene.tick()
+        scene.worker_is_there()
         db.session.remove()
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     visit = Visit(site, context)

@@ -15,6 +15,13 @@ from tests.browser import scene
 from tests.browser.conftest import Site, Visit
 
 JOB = re.compile(r"/training-jobs/\d+$")
+AT_THE_END = """() => {
+  scrollTo({top: document.documentElement.scrollHeight, behavior: "instant"});
+  const seen = part => { const one = document.querySelector(part); return one?.getClientRects()[0] };
+  const [head, foot, bar] = [seen(".top"), seen(".foot"), seen(".tabbar")];
+  scrollTo({top: 0, behavior: "instant"});
+  return {away: head && head.top < 0, covered: foot && Math.round(foot.bottom - (bar ? bar.top : innerHeight))};
+}"""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 PUBLIC = [
     "/", "/pricing", "/signup", "/login", "/password/forgot", "/nothing-here", "/guides", "/guides/setup", "/guides/training",
@@ -51,6 +58,9 @@ def faults_now(visit: Visit, path: str) -> list[str]:
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if wide > 0:
         faults.append(f"{path}: {wide} px wider than the window")
+    end = page.evaluate(AT_THE_END)
+    if end["away"] or (end["covered"] or 0) > 0:
+        faults.append(f"{path}: scrolled to its end: {end}")
     missing = [text for text in visit.complaints if "404" not in text or path != "/nothing-here"]
     visit.complaints.clear()
     return faults + [f"{path}: console: {text}" for text in missing]
