@@ -189,7 +189,8 @@ def test_at_the_end_everybody_is_told_though_one_reads_nothing(
     deaf, others = greeted("deaf"), [greeted(f"machine {number}") for number in range(5)]
     gevent.spawn(deaf.link._say, ["x" * 60_000] * 10)
     gevent.sleep(0.1)
-    rounds.close_all()
+    with gevent.Timeout(wire_module.WRITE_SECONDS / 2):
+        rounds.close_all()
     byes = [one.hear() for one in others]
     assert all(isinstance(bye, dict) and bye["type"] == "bye" for bye in byes)
     assert len({bye["retry_after"] for bye in byes if isinstance(bye, dict)}) == len(others)
