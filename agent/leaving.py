@@ -1,4 +1,4 @@
-"""The verb `stop`: asks the agent of this machine to leave. Jobs train on without it, or are stopped with a checkpoint."""
+"""The verb `stop`: asks the agent of this machine to leave. Jobs train on without it, or are stopped first."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _stop_alone(folder: Path) -> str:
     names = listed([f"job {attempt.job}" for attempt in left])
     if not _within(STOPS_WITHIN, lambda: not any(attempt.is_supervised() for attempt in left)):
         raise NotStopped(f"{names.capitalize()}: ordered to stop, and not over after {STOPS_WITHIN:.0f} s.")
-    return f"{names.capitalize()}: stopped with a checkpoint. The next start of the agent tells the server."
+    return f"{names.capitalize()}: stopped. The next start of the agent tells the server."
 
 
 def _at_work(folder: Path) -> list[AttemptFolder]:

@@ -47,7 +47,7 @@ class Agent:
         self._boot = secrets.token_hex(8)
         self._held: dict[tuple[int, int], HeldJob] = {}
         self._machine = Machine(options, workspace.path, screen.note)
-        self._farewell = Farewell(self.held, screen.note)
+        self._farewell = Farewell(self.held, lambda: self._connection[0] == "connected", screen.note)
         self._connection = ("waiting", "Connecting.")
         told = {"version": __version__, "server_url": options.server_url, "name": options.name}
         self._announcement = Announcement(workspace.path, **told)
@@ -250,6 +250,6 @@ class Agent:
 
 
 def _ending(final: Message) -> str:
-    words = {"completed": "completed.", "stopped": "paused with a checkpoint.", "cancelled": "cancelled."}
+    words = {"completed": "completed.", "stopped": "paused.", "cancelled": "cancelled."}
     told = words.get(str(final.get("outcome")))
     return told or f"failed. {final.get('message') or ''} {final.get('advice') or ''}".strip()

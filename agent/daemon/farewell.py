@@ -19,10 +19,13 @@ LONGEST_FAREWELL = 90.0
 
 
 class Farewell:
-    """Waits until it is time to go. `held` names the jobs this machine has; `note` tells the terminal."""
+    """Waits until it is time to go. `held` names the jobs this machine has; `is_heard` says whether the server can be
+    told of their ends now; `note` tells the terminal."""
 
-    def __init__(self, held: Callable[[], Collection[HeldJob]], note: Callable[[str], None]) -> None:
-        self._held, self._note = held, note
+    def __init__(
+        self, held: Callable[[], Collection[HeldJob]], is_heard: Callable[[], bool], note: Callable[[str], None]
+    ) -> None:
+        self._held, self._is_heard, self._note = held, is_heard, note
         self._leave_at: float | None = None
         self._is_stopping = False
         self._leaving = asyncio.Event()
@@ -52,7 +55,7 @@ class Farewell:
             self.stop_jobs()
 
     def stop_jobs(self) -> None:
-        """Order every job to stop with a checkpoint and leave once that is told, after 90 s at the latest."""
+        """Order every job to stop and leave once that is told, after 90 s at the latest."""
         if self._is_stopping:
             return
         self._is_stopping = True
@@ -60,15 +63,20 @@ class Farewell:
         for held in self._held():
             if held.is_running:
                 held.folder.give_order("stop")
-        self._note("Stopping: waiting for the checkpoints. Press Ctrl-C once more to leave without waiting.")
+        self._note("Stopping: waiting for the jobs to end. Press Ctrl-C once more to leave without waiting.")
 
     async def wait(self) -> None:
-        """Return when it is time to go: asked to, some time after Ctrl-C, or once everything has stopped and is told."""
+        """Return when it is time to go: asked to, some time after Ctrl-C, or once everything has stopped and is told. A
+        server that cannot be told now is not waited for: the next start of the agent does it."""
         while not self._leaving.is_set():
             if self._leave_at is not None and time.monotonic() >= self._leave_at:
                 return
-            if self._is_stopping and not self._held():
+            if self._is_stopping and self._is_done():
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._leaving.wait()
+
+    def _is_done(self) -> bool:
+        held = self._held()
+        return not held or (not self._is_heard() and not any(one.is_running for one in held))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent import daemon
+from agent import daemon, protocol
 from agent.__main__ import main
 from agent.daemon import farewell
 from agent.daemon.machine import Machine
@@ -144,7 +145,7 @@ def test_stop_with_jobs_reaches_jobs_without_an_agent(
     desk.kill(agent)
     pids = desk.processes()
     assert main(["stop", "--jobs"]) == 0
-    assert "Job 1: stopped with a checkpoint" in capsys.readouterr().out
+    assert "Job 1: stopped." in capsys.readouterr().out
     assert not any(is_alive(pid) for pid in pids.values())
     desk.connected()
     assert site.end()["outcome"] == "stopped"
@@ -211,6 +212,16 @@ def test_a_third_ctrl_c_leaves_at_once_and_the_job_still_saves(desk: Desk, site:
     assert site.end()["outcome"] == "stopped"
 
 
+def test_stop_waits_for_no_server_that_refuses_the_key(desk: Desk, site: FakeServer) -> None:
+    agent = desk.training()
+    site.refuse_with = 401
+    site.close_sockets(protocol.CLOSE_REVOKED, "the key was revoked")
+    site.wait_for(lambda: "This key was revoked" in desk.said())
+    begun = time.monotonic()
+    assert main(["stop", "--jobs"]) == 0
+    assert agent.wait(1) == 0 and time.monotonic() - begun < farewell.LONGEST_FAREWELL / 3
+
+
 class Clock:
     """A clock that a test moves."""
 
@@ -228,7 +239,7 @@ def test_the_first_stop_fixes_the_latest_moment(monkeypatch: pytest.MonkeyPatch)
         class folder:  # noqa: N801 - stands in for the attempt's folder
             give_order = staticmethod(orders.append)
 
-    leaving = daemon.Farewell(lambda: [Job()], lambda _said: None)  # type: ignore[list-item]
+    leaving = daemon.Farewell(lambda: [Job()], lambda: True, lambda _said: None)  # type: ignore[list-item]
     assert not leaving.is_under_way
     leaving.interrupt()
     assert leaving.is_under_way and leaving._leave_at == clock.now + farewell.SECOND_PRESS
