@@ -36,7 +36,7 @@ def create() -> Response:
     row, key = api_keys.create(actor(), given.name, given.scope)
     if wants_json():
         return answer({**_shown(row), "key": key}, 201)
-    page = "agents/index.html" if request.form.get("next") == "/agents" else "accounts/show.html"
+    page = "agents/index.html" if _is_about_agents() else "accounts/show.html"
     return Response(render_template(page, **_page_context(key)), status=201, mimetype="text/html")
 
 
@@ -50,7 +50,12 @@ def delete(id: int) -> Response:
 def revoke(id: int) -> Response:
     api_keys.revoke(actor(), id)
     flash("The key is revoked. Machines that used it are disconnected.", "success")
-    return answer({"status": "revoked"}, to=url_for("account.show"))
+    return answer({"status": "revoked"}, to=url_for("agents.index" if _is_about_agents() else "account.show"))
+
+
+def _is_about_agents() -> bool:
+    """Whether the form stood on the page of machines, which is shown again then."""
+    return request.form.get("next") == "/agents"
 
 
 def shown_keys(user: User, scope: str | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from models.model_versions import ModelVersion
 from routes.answers import Given, answer, page_of_list, read
 from routes.guards import actor
-from services import model_versions
+from services import base_models, model_versions
 from services.training_jobs import iso
 
 bp = Blueprint("model_versions", __name__)
@@ -77,6 +77,7 @@ def show(id: int) -> AnyResponse:
         model=shown(version),
         artifacts=files,
         how_to_load=_how_to_load(version, files),
+        is_foundation=base_models.is_foundation([file["name"] for file in files]),
     )
 
 

@@ -11,6 +11,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
@@ -71,7 +72,11 @@ def choices(actor: User) -> list[dict[str, Any]]:
             "explanation": "A small model with nothing to download. It starts from scratch: good for a first training.",
         }
     ]  # fmt: skip
-    for version in model_versions.list_for(actor, limit=20):
+    versions = model_versions.list_for(actor, limit=20)
+    named = model_versions.names_of(versions)
+    for version in versions:
+        if not is_foundation(named[version.id]):
+            continue
         offered.append(
             {
                 "value": f"model:{version.id}", "label": f"{version.trained_model.name}, version {version.version}",
@@ -91,6 +96,25 @@ def choices(actor: User) -> list[dict[str, Any]]:
 
 def _origin(version: ModelVersion) -> str:
     return f"from {version.base_name}" if version.base_name else "elsewhere"
+
+
+def is_foundation(names: Collection[str]) -> bool:
+    """Whether files of these names make a model that a training can begin from."""
+    together = [name.removeprefix("merged/") for name in names if name.startswith("merged/")] or names
+    return "config.json" in together and any(map(_are_weights, together))
+
+
+def _are_weights(name: str) -> bool:
+    return name.endswith(WEIGHTS) and "adapter" not in name and "/" not in name
+
+
+def _lack(files: Collection[str]) -> str:
+    """Why no training can begin from files of these names."""
+    if any(map(_are_weights, files)):
+        return "has no config.json, which says how its weights are put together. Upload the whole folder of the model."
+    if "adapter_model.safetensors" in files:
+        return "is an adapter alone; train from its base model, or on the machine that holds both."
+    return "holds no weights in the safetensors format. Train from another model."
 
 
 def files_of(version_id: int) -> dict[str, ModelFile]:
@@ -117,17 +141,8 @@ def _own(actor: User, given: str) -> BaseModel:
             base_model=f"You have no model {version_id!r}. Your models are listed under My models."
         ) from None
     files = files_of(version.id)
-    weights = next((file for name, file in files.items() if name.endswith(WEIGHTS) and "adapter" not in name), None)
-    if weights is None:
-        raise Invalid.of(
-            base_model=f"Version {version.version} of {version.trained_model.name} is an adapter alone; "
-            "train from its base model, or on the machine that holds both."
-        )
-    if version.job_id is None and "config.json" not in files:
-        raise Invalid.of(
-            base_model=f"Version {version.version} of {version.trained_model.name} has no config.json, which says how its "
-            "weights are put together. Upload the whole folder of the model."
-        )
+    if not is_foundation(files):
+        raise Invalid.of(base_model=f"Version {version.version} of {version.trained_model.name} {_lack(files)}")
     shards = [file for name, file in files.items() if name.endswith(WEIGHTS)]
     known = version.details.get("parameters") if version.job_id is None else None
     return BaseModel(given, f"sha256:{_sum_of(shards)}", known or sum(file.bytes for file in shards) // 4)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from services.model_versions.intake import ARTIFACT, MOST_FILES, create
 from services.model_versions.keeping import NewFile, kept, publish, refuse_one_too_many
-from services.model_versions.reading import artifacts, delete, file_of, get_for, list_for, of_job
+from services.model_versions.reading import artifacts, delete, file_of, get_for, list_for, names_of, of_job
 
 __all__ = [
-    "ARTIFACT", "MOST_FILES", "NewFile", "artifacts", "create", "delete", "file_of", "get_for", "kept", "list_for", "of_job",
-    "publish", "refuse_one_too_many",
+    "ARTIFACT", "MOST_FILES", "NewFile", "artifacts", "create", "delete", "file_of", "get_for", "kept", "list_for",
+    "names_of", "of_job", "publish", "refuse_one_too_many",
 ]  # fmt: skip

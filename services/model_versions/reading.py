@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def file_of(version: ModelVersion, name: str) -> tuple[ModelFile, Path]:
         if file.name == name:
             return file, gateways().storage.path(file.storage_key)
     raise NotFound("This model has no such file.")
+
+
+def names_of(versions: Sequence[ModelVersion]) -> dict[int, list[str]]:
+    """The names of the files of each of these versions."""
+    named: dict[int, list[str]] = {version.id: [] for version in versions}
+    rows = select(ModelFile.model_version_id, ModelFile.name).where(ModelFile.model_version_id.in_(named))
+    for version_id, name in db.session.execute(rows):
+        named[version_id].append(name)
+    return named
 
 
 def artifacts(version: ModelVersion | None) -> list[dict[str, Any]]:

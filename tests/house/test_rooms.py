@@ -52,6 +52,16 @@ def test_no_file_is_called_something_that_means_nothing() -> None:
             assert path.stem not in FORBIDDEN_NAMES, path
 
 
+def test_every_icon_that_a_page_asks_for_is_there() -> None:
+    there = set(re.findall(r'<symbol id="([\w-]+)"', (ROOT / "static" / "icons.svg").read_text()))
+    asked = {
+        name: path.name
+        for path in (ROOT / "templates").rglob("*.html")
+        for name in re.findall(r'\b(?:icon\(|blank\(|note\("\w*", )"([\w-]+)"', path.read_text())
+    }
+    assert len(asked) > 20 and {name: page for name, page in asked.items() if name not in there} == {}
+
+
 def test_template_folders_carry_the_names_of_routes() -> None:
     stems = {path.stem for path in (ROOT / "routes").glob("*.py")}
     folders = {path.name for path in (ROOT / "templates").iterdir() if path.is_dir()}

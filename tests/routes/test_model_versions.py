@@ -101,7 +101,19 @@ def test_the_pages_cope_with_a_model_that_no_job_made(sqlite_app: Flask, alice: 
     for address in ("/ai-training?tab=models", "/dashboard"):
         listed = browser.get(address).get_data(as_text=True)
         assert "bare weights" in listed and "None" not in listed
-    assert "bare weights" in browser.get(f"/training-jobs/new?base_model=model:{whole}").get_data(as_text=True)
+
+
+def test_a_training_is_offered_to_begin_from_whole_models_alone(
+    sqlite_app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    on_plan(alice, "basic")
+    for body in (order(alice, name="whole"), order(alice, FILES[0], name="bare weights")):
+        browser.post("/api/models", json=body)
+    whole, bare = (browser.get("/api/models").get_json()[n]["id"] for n in (1, 0))
+    wizard = browser.get(f"/training-jobs/new?base_model=model:{whole}").get_data(as_text=True)
+    assert "whole, version 1" in wizard and "bare weights" not in wizard
+    assert "Train on from it" in browser.get(f"/models/{whole}").get_data(as_text=True)
+    assert "Train on from it" not in browser.get(f"/models/{bare}").get_data(as_text=True)
 
 
 def test_the_button_on_the_page_deletes(sqlite_app: Flask, alice: User, browser: FlaskClient) -> None:
