@@ -121,7 +121,10 @@ class Connection:
         if not self._was_connected:
             raise Fatal(f"{sentence}, and start the agent with it.")
         minutes = self._timings.refused / 60
-        self._tell("refused", f"{sentence}, stop this agent, and start it again with the new one. Trying again in {minutes:.0f} min.")
+        self._tell(
+            "refused",
+            f"{sentence}, stop this agent, and start it again with the new one. Trying again in {minutes:.0f} min.",
+        )
         return self._timings.refused
 
     def _wrong_answer(self, answer: InvalidStatus) -> float | None:
