@@ -88,7 +88,8 @@ class Progress:
         parts = [self.detail()] if self.stage == "train" and self.detail() else []
         if self.seconds_left is not None:
             parts.append(f"{duration(self.seconds_left)} left")
-        return f"{STAGES.get(self.stage, self.stage)}: {', '.join(parts) or self.message}"
+        stage, told = STAGES.get(self.stage, self.stage), ", ".join(parts) or self.message
+        return f"{stage}: {told}" if told else stage
 
     def _mark(self, now: float) -> None:
         """Remember when this step was seen. Steps read in one go are one mark: a spool that is read from its start

@@ -73,7 +73,7 @@ def resolve_inside(text: str, roots: Sequence[Path], kind: Literal["file", "fold
     if kind == "file" and not resolved.is_file():
         raise PathRefused(f"{text} is not a file. Name the data file itself.")
     if kind == "folder" and not resolved.is_dir():
-        raise PathRefused(f"{text} is not a folder. Name the folder that holds the model's files.")
+        raise PathRefused(f"{text} is not a folder. Name the folder itself, not a file in it.")
     if not os.access(resolved, os.R_OK):
         raise PathRefused(f"The agent may not read {text}: check who owns it and its permissions.")
     return resolved

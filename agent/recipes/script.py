@@ -22,7 +22,7 @@ from agent.recipes import Assignment
 from agent.sandbox import Box, Limits, Verdict
 from agent.scripts import environment, interpreter, requirements
 from agent.scripts.follow import Follower, Running, open_events
-from agent.scripts.outputs import collect
+from agent.scripts.outputs import collect, forgotten
 from agent.scripts.own_process import OwnProcess
 from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare
 
@@ -50,6 +50,8 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
         _remove_work(assignment)
     if follower.was_stopped and not verdict.is_ours:
         return "stopped"
+    if verdict.status == "exit" and follower.missing_module:
+        _refuse_for_want_of(follower.missing_module, setup)
     _refuse_a_bad_end(verdict)
     _keep_outputs(assignment, setup)
     return "completed"
@@ -155,6 +157,15 @@ def _remove_work(assignment: Assignment) -> None:
     print("(What it had written was removed.)", flush=True)
 
 
+def _refuse_for_want_of(module: str, setup: Setup) -> None:
+    message = f"The script needs the module {module}, which its Python does not have."
+    if setup.terms.sandbox:
+        advice = "Leave it out, ask the operator to install it, or train on your own machine."
+    else:
+        advice = "List it in requirements.txt, or name under Interpreter a Python that has it, then press Try again."
+    raise JobFailed("member_code", message, advice)
+
+
 def _refuse_a_bad_end(verdict: Verdict) -> None:
     if verdict.status == "ok":
         return
@@ -169,6 +180,10 @@ def _keep_outputs(assignment: Assignment, setup: Setup) -> None:
     kept, notes = collect(setup, assignment.folder / "output", record)
     for note in notes:
         print(f"({note})", flush=True)
+    left = [] if kept else forgotten(setup)
     if not kept:
         print(f"(No file matched {', '.join(setup.outputs)}, so none is kept.)", flush=True)
+    if left:
+        print(f"(It wrote {', '.join(left)}: name that under Files to keep, or as outputs in yard.toml.)", flush=True)
+        assignment.report("facts", outputs_left=left)
     assignment.report("facts", outputs=[file["name"] for file in kept[:100]])

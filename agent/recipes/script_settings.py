@@ -12,21 +12,24 @@ from typing import Any
 from .parameters import Parameter, Recipe
 
 NO_BASE_MODEL = "none"
+A_SCRIPT = "train.py or src/train.py"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def path_fault(text: str) -> str | None:
+def path_fault(text: str, example: str = "out/model.pt") -> str | None:
     """What is wrong with a path or a pattern that has to stay below the script's folder; None when nothing is."""
     path = PurePosixPath(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or text.startswith("~"):
-        return f"{text or 'An empty path'} does not lie below the script's folder. Name it from there, such as out/model.pt."
+        return (
+            f"{text or 'An empty path'} does not lie below the script's folder. Name it from there, such as {example}."
+        )
     return None
 
 
 def _settle(given: dict[str, Any], base_model: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     errors = {}
     entry = given["entry"]
-    if entry is not None and (fault := path_fault(entry)):
+    if entry is not None and (fault := path_fault(entry, A_SCRIPT)):
         errors["entry"] = fault
     elif entry is not None and not entry.endswith(".py"):
         errors["entry"] = f"{entry} is no Python file. Name the script itself, such as train.py."
@@ -54,7 +57,8 @@ SCRIPT = Recipe(
         ),
         Parameter(
             "arguments", "texts", "Arguments",
-            "What stands behind the script's name on the command line, one text each. Left empty, yard.toml's are used.",
+            "What stands last on the script's command line, one text each, in place of yard.toml's own arguments. They win "
+            "over its parameters, which stand in front of them. Left empty, yard.toml's are used.",
         ),
         Parameter(
             "values", "values", "Settings of the script",

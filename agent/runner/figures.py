@@ -33,12 +33,15 @@ class Meter:
         """The figures every `seconds`, None in between.
 
         `seconds` counts from the start of the job on a clock that nobody sets; amounts are bytes, temperatures degrees
-        Celsius, speeds bytes a second since the reading before. What this machine does not tell is None.
+        Celsius, speeds bytes a second since the reading before. What this machine does not tell is None. A job without a
+        process, not yet or no more, has no figures.
         """
         now = time.monotonic()
         if now < self._due:
             return None
         rows = processes.family(processes.table(), leader)
+        if not rows:
+            return None
         is_first = self._due == 0.0
         passed = None if is_first else max(now - self._at, 0.001)
         self._at, self._due = now, now + self.seconds

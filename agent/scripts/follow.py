@@ -9,7 +9,7 @@ import re
 import selectors
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from .event_files import EventFiles
 from .found_files import newest_checkpoint
 from .manifest import steps_in
 from .samples import Samples
-from .setup import Setup
+from .setup import Setup, note_counting
 
 LOOK_SECONDS = 1.0
 FILES_SECONDS = 2.0
@@ -30,6 +30,9 @@ _PIECE = 65_536
 _NOT_PRINTED = ("helper", "tensorboard")
 _COUNTS_STEPS = ("helper", "trainer", "iterations")  # and not epochs, or lines
 _MOST_NAMES = 50
+_TAIL_BYTES = 4096
+_ERROR = re.compile(rb"^\w[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
+_MISSING = re.compile(rb"ModuleNotFoundError: No module named '([\w.]{1,80})'")
 _NUMBER = re.compile(r"(\d{1,9})(?!.*\d)")  # the last one: ckpt-200, step_200/model.pt
 
 
@@ -54,7 +57,9 @@ class Follower:
     def __init__(self, assignment: Assignment, setup: Setup, running: Running, stdout: int, events: int) -> None:
         self._assignment, self._setup, self._running = assignment, setup, running
         self._stdout, self._events = stdout, events
-        self._curves, self._helper = Curves(), HelperLines()
+        self._curves, self._helper = Curves(counting=setup.counting), HelperLines()
+        self._counting = setup.counting
+        self._exact: set[str] = set()  # names that the helper gives: they are read nowhere else
         self._event_files = EventFiles(setup.folder, setup.since)
         self._samples = Samples(setup.samples, setup.since)
         self._step, self._total = 0, 0
@@ -64,6 +69,7 @@ class Follower:
         self._checkpoint: tuple[str, float] | None = None
         self._files_at = self._facts_at = self._looked_at = 0.0
         self._stop_at: float | None = None
+        self._tail = b""
         self.exit_code: int | None = None
         self._selector = selectors.DefaultSelector()
         for descriptor in (stdout, events):
@@ -74,6 +80,13 @@ class Follower:
     def was_stopped(self) -> bool:
         """Whether the script was asked to stop before it ended."""
         return self._stop_at is not None
+
+    @property
+    def missing_module(self) -> str | None:
+        """The module for want of which it ended, if that is the last that it said."""
+        errors = _ERROR.findall(self._tail)
+        named = _MISSING.match(errors[-1]) if errors else None
+        return named[1].partition(b".")[0].decode() if named else None
 
     def to_the_end(self) -> Verdict:
         """Follow the script until it has ended and everything it said is told. Answers how it ended."""
@@ -92,7 +105,7 @@ class Follower:
     def _pump(self, seconds: float) -> bool:
         """Wait up to `seconds` and take in what there is; whether there was anything."""
         ready = self._selector.select(seconds)
-        for key, _ in ready:
+        for key, _ in sorted(ready, key=lambda each: each[0].fd == self._stdout):  # the helper comes first
             with contextlib.suppress(BlockingIOError):
                 data = os.read(key.fd, _PIECE)
                 if not data:
@@ -100,15 +113,28 @@ class Follower:
                 elif key.fd == self._stdout:
                     self._printed(data)
                 else:
-                    self._tell(self._helper.feed(data))
+                    self._told_by_helper(data)
         return bool(ready)
 
     def _printed(self, data: bytes) -> None:
         self._running.heard(len(data))
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
         left = memoryview(data)
         while left:
             left = left[os.write(1, left) :]
         self._tell(self._curves.feed(data))
+
+    def _told_by_helper(self, data: bytes) -> None:
+        points = self._helper.feed(data)
+        self._exact.update(name for point in points for name in point.values)
+        self._curves.leave_out(self._exact)
+        self._tell(points)
+
+    def _in_event_files(self) -> Iterator[Point]:
+        for point in self._event_files.poll():
+            values = {name: value for name, value in point.values.items() if name not in self._exact}
+            if values:
+                yield point._replace(values=values)
 
     def _drain(self) -> None:
         """Read the pipes to their end; a descendant that keeps them open is not waited for longer than a moment."""
@@ -119,7 +145,7 @@ class Follower:
         self._selector.unregister(self._events)
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._events, _PIECE):
-                self._tell(self._helper.feed(data))
+                self._told_by_helper(data)
         self._tell(self._curves.close())
         self._selector.close()
 
@@ -172,7 +198,7 @@ class Follower:
         if not last and now - self._files_at < FILES_SECONDS:
             return
         self._files_at = now
-        self._tell(self._event_files.poll())
+        self._tell(self._in_event_files())
         for piece in self._samples.poll(self._step, last):
             self._assignment.report("sample", **piece)
         for note in (*_taken(self._samples.notes), *_taken(self._event_files.notes)):
@@ -180,6 +206,7 @@ class Follower:
         if last and self._helper.lost:
             print(f"({self._helper.lost} calls of the helper came too fast and were left out.)", flush=True)
         self._notice_checkpoint()
+        self._keep_counting()
         if last or now - self._facts_at >= FACTS_SECONDS:
             self._facts_at = now
             self._tell_rules()
@@ -191,6 +218,13 @@ class Follower:
         self._checkpoint = newest
         number = _NUMBER.search(newest[0])
         self._assignment.report("checkpoint", step=int(number[1]) if number else self._step, file=newest[0])
+
+    def _keep_counting(self) -> None:
+        if self._curves.counting == self._counting:
+            return
+        self._counting = self._curves.counting
+        with contextlib.suppress(OSError):  # a full disk is no reason to end a training
+            note_counting(self._assignment.folder, self._setup.since, self._counting)
 
     def _tell_rules(self) -> None:
         rules = [*self._curves.rules(), *self._others.values()]

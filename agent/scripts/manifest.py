@@ -16,7 +16,8 @@
     label = "Learning rate"
     argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`
 
-Everything is optional, and so is the file.
+Everything is optional, and so is the file. Arguments that somebody types take the place of `arguments` and stand behind the
+parameters, on a member's machine as on the server: the last one counts, so what was typed wins.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from ..recipes.parameters import Kind, Parameter
-from ..recipes.script_settings import path_fault
+from ..recipes.script_settings import A_SCRIPT, path_fault
 
 NAME = "yard.toml"
 MOST_BYTES = 65_536
@@ -66,13 +67,8 @@ class Manifest:
     parameters: tuple[Parameter, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
 
-    def values(
-        self, given: Mapping[str, Any], arguments: Sequence[str] | None = None
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The value of each declared parameter, and a sentence for each that does not fit or is not declared.
-
-        Where somebody typed `arguments`, a default counts only where they name it: nothing is put behind what they wrote.
-        """
+    def values(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The value of each declared parameter, and a sentence for each that does not fit or is not declared."""
         known = {parameter.name for parameter in self.parameters}
         errors = {
             name: f"{NAME} declares no parameter {name}. It declares: {', '.join(sorted(known)) or 'none'}."
@@ -81,8 +77,6 @@ class Manifest:
         }
         values = {}
         for parameter in self.parameters:
-            if parameter.name not in given and not _is_wanted(parameter.name, arguments):
-                continue
             value = given.get(parameter.name, parameter.default)
             try:
                 values[parameter.name] = None if value is None else parameter.checked(value)
@@ -138,25 +132,37 @@ def entry_of(manifest: Manifest, files: Collection[str], chosen: str | None = No
     raise BadManifest(f"Which script trains? There is no {' and no '.join(FOUND_FIRST)}.{_choices(files)}")
 
 
-def command_line(manifest: Manifest, entry: str, arguments: list[str] | None, values: Mapping[str, Any]) -> list[str]:
-    """The script and what follows it. A parameter stands where an argument says `{name}`, else as a flag behind them."""
-    given = list(manifest.arguments) if arguments is None else list(arguments)
-    placed = {name for name in values for text in given if f"{{{name}}}" in text}
-    line = [entry, *(_filled(text, values) for text in given)]
+def command_line(manifest: Manifest, entry: str, typed: list[str] | None, values: Mapping[str, Any]) -> list[str]:
+    """The script and what follows it. A parameter stands where an argument says `{name}`, else as a flag: behind the
+    manifest's own arguments, in front of typed ones, so that the typed ones win."""
+    arguments = [_filled(text, values) for text in (manifest.arguments if typed is None else typed)]
+    flags = _flags(manifest, typed, values)
+    return [entry, *arguments, *flags] if typed is None else [entry, *flags, *arguments]
+
+
+def _flags(manifest: Manifest, typed: list[str] | None, values: Mapping[str, Any]) -> list[str]:
+    """The parameters that no argument places. Where typed arguments replace the one that placed a parameter, its default
+    is gone with it: the script may know no flag for it. What somebody has chosen is kept."""
+    placed = _placed(manifest.arguments if typed is None else typed, values)
+    replaced = _placed(manifest.arguments, values)
+    defaults = {parameter.name: parameter.default for parameter in manifest.parameters}
+    line = []
     for name, value in values.items():
-        if name not in placed:
+        if name not in placed and not (name in replaced and value == defaults[name]):
             line += _flagged(manifest.flags[name], value)
     return line
 
 
 def steps_in(line: Sequence[str]) -> int | None:
     """How many steps a command line asks for, in the names that scripts give them (`--max_iters=300`, `--max-steps 300`);
-    None when it does not say."""
+    None when it does not say. Of one name the last counts, as it does for the script."""
+    found = {}
     for text, behind in pairwise([*line, ""]):
         name, _, value = text.lstrip("-").partition("=")
-        if name.replace("-", "_") in STEPS and (steps := _digits(value or behind)):
-            return steps
-    return None
+        name = name.replace("-", "_")
+        if name in STEPS and (steps := _digits(value or behind)):
+            found[name] = steps
+    return next(iter(found.values()), None)
 
 
 def _digits(text: str) -> int | None:
@@ -169,8 +175,9 @@ def _filled(text: str, values: Mapping[str, Any]) -> str:
     return text
 
 
-def _is_wanted(name: str, arguments: Sequence[str] | None) -> bool:
-    return arguments is None or any(f"{{{name}}}" in text for text in arguments)
+def _placed(arguments: Sequence[str], names: Collection[str]) -> set[str]:
+    """Which of the names an argument holds as `{name}`."""
+    return {name for name in names for text in arguments if f"{{{name}}}" in text}
 
 
 def _flagged(flag: str, value: Any) -> list[str]:
@@ -201,7 +208,7 @@ def _path(given: dict[str, Any], key: str) -> str | None:
         return None
     if not isinstance(text, str) or not text.isprintable():
         raise BadManifest(f"{NAME}: {key} must be a text.")
-    if fault := path_fault(text):
+    if fault := path_fault(text, A_SCRIPT) if key == "entry" else path_fault(text):
         raise BadManifest(f"{NAME}: {key}: {fault}")
     return text.removeprefix("./")
 

@@ -13,6 +13,11 @@ from .setup import Setup
 
 MOST_FILES = 499
 RECORD = "run.json"
+MOST_NAMED = 20
+_LIKE_A_MODEL = [
+    f"**/*.{ending}"
+    for ending in ("pt", "pth", "tar", "ckpt", "safetensors", "bin", "onnx", "h5", "keras", "pkl", "joblib", "npz", "gguf")
+]
 # As the server takes names of artifacts: plain parts, at most four of them.
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
 
@@ -42,6 +47,11 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
     if kept:
         (output / RECORD).write_text(json.dumps({**record, "outputs": kept}, indent=2) + "\n", "utf-8")
     return kept, notes
+
+
+def forgotten(setup: Setup) -> list[str]:
+    """New files that look like a model's, for a script of which nothing is kept: most save beside themselves."""
+    return matching(setup.folder, _LIKE_A_MODEL, setup.since)[:MOST_NAMED]
 
 
 def _copy(folder: Folder, name: str, target: Path) -> int:

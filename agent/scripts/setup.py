@@ -17,6 +17,7 @@ from ..files import write_atomically
 from ..recipes import Assignment
 from . import manifest as manifests
 from .archive import BadArchive
+from .curves import Counting
 from .found_files import Folder, newest_checkpoint
 from .manifest import BadManifest, Manifest
 from .terms import Terms
@@ -33,7 +34,7 @@ _MEND = "Mend that in the script's folder, then press Try again."
 @dataclass(frozen=True)
 class Setup:
     """A script ready to be started. `since` is when the job first began (Unix seconds), `checkpoint` the
-    file or folder below `folder` that it goes on from."""
+    file or folder below `folder` that it goes on from, `counting` how it counted in an earlier attempt."""
 
     terms: Terms
     folder: Folder
@@ -46,6 +47,7 @@ class Setup:
     checkpoints: tuple[str, ...]
     checkpoint: str | None
     resume: tuple[str, ...]
+    counting: Counting
 
     def line(self, checkpoint: str | None) -> list[str]:
         """The script and what follows it; `checkpoint` is its path as the script sees it."""
@@ -72,11 +74,11 @@ def prepare(assignment: Assignment) -> Setup:
     terms = Terms.from_dict(assignment.terms)
     folder = _unpacked(assignment, terms) if terms.sandbox else Folder(_trusted(assignment.data))
     parameters = assignment.parameters
-    since, is_first = _begun(assignment.folder)
+    since, counting, is_first = _begun(assignment.folder)
     try:
         manifest = _manifest(folder)
         entry = manifests.entry_of(manifest, {name for name, _ in folder.files()}, parameters.get("entry"))
-        values, faults = manifest.values(parameters.get("values") or {}, parameters.get("arguments"))
+        values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
@@ -95,19 +97,27 @@ def prepare(assignment: Assignment) -> Setup:
         checkpoints=checkpoints,
         checkpoint=checkpoint and checkpoint[0],
         resume=tuple(parameters.get("resume") or manifest.resume),
+        counting=counting,
     )
 
 
-def _begun(folder: Path) -> tuple[float, bool]:
-    """When the job first began, and whether that is now. A file older than that belongs to somebody else."""
+def note_counting(folder: Path, since: float, counting: Counting) -> None:
+    """Note how the script counts for the next attempt, in the job's folder: a script in a box cannot reach it."""
+    write_atomically(folder / NOTE, json.dumps({"since": since, "counting": counting._asdict()}))
+
+
+def _begun(folder: Path) -> tuple[float, Counting, bool]:
+    """When the job first began, how its script counts, and whether the job begins now. A file older than that belongs to
+    somebody else."""
     note = folder / NOTE
     try:
-        return float(json.loads(note.read_text("utf-8"))["since"]), False
+        said = json.loads(note.read_text("utf-8"))
+        return float(said["since"]), Counting.from_json(said.get("counting")), False
     except (OSError, ValueError, KeyError, TypeError):
         # A file system may cut a moment down to its whole second.
         since = float(int(time.time()))
         write_atomically(note, json.dumps({"since": since}))
-        return since, True
+        return since, Counting(), True
 
 
 def _manifest(folder: Folder) -> Manifest:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from agent.errors import JobFailed
 from agent.masking import SecretMasker
 from agent.protocol import JobSpec
 from agent.runner import Final, ForkedChild, SpawnedChild, Withdrawn, processes
+from agent.runner.figures import Meter
 from agent.runner.output import LogText, MetricColumns, ReportLines, fitting
 from agent.settings import Timings
 from agent.spool import MAX_ITEM_BYTES, Spool, SpoolReader
@@ -392,6 +395,19 @@ def test_the_family_of_no_process_is_empty_though_everything_descends_from_the_f
     rows = processes.table()
     assert processes.family(rows, 0) == processes.family(rows, 1) == []
     assert processes.left_over(0, "") == []
+
+
+def test_a_job_without_a_process_has_no_figures() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the table
+    meter = Meter(0.0)
+    try:
+        assert meter.read_when_due(ended.pid) is None
+        assert (meter.read_when_due(os.getpid()) or {})["processes"] >= 1
+        ended.wait()
+        assert meter.read_when_due(ended.pid) is None
+    finally:
+        meter.close()
 
 
 def test_a_sweep_spares_this_process(tmp_path: Path) -> None:

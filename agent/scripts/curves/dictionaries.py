@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .lines import Reading
-from .names import Kind, kind_of
+from .names import IN_SUMMARY, Kind, kind_of
 from .points import normalised, number_in, step_in, valid_step
 
 MAX_KEYS = 100
@@ -33,7 +33,11 @@ def read_dictionary(line: str) -> Reading | None:
         return None
     reading = Reading()
     kinds = set()
-    for name, value in _items(line[start : end + 1]):
+    items = list(_items(line[start : end + 1]))
+    is_summary = any(name == "train_runtime" for name, _ in items)
+    for name, value in items:
+        if is_summary:
+            name = IN_SUMMARY.get(name, name)
         kind = kind_of(name)
         if kind in (Kind.STEP, Kind.EPOCH, Kind.BATCH):
             _take_count(kind, value, reading)

@@ -17,6 +17,8 @@ from .points import number_in, step_in
 MAX_NUMBERS = 64  # of one line
 
 _SETTINGS = re.compile(r"(?:Namespace|Config|Arguments|Args|Params|Adam\w{0,10}|SGD)\(|(?<!\S)--[a-z]")
+# The summary behind a validation in PyTorch's imagenet example: ` * Acc@1 86.000 Acc@5 98.0`.
+_SUMMARY = re.compile(r"\s*+\*\s++\w++@[0-9]")
 _CURVES = (Kind.METRIC, Kind.WEAK, Kind.COMPANION)
 
 
@@ -65,7 +67,8 @@ def read_line(line: str, in_bar: bool = False) -> Reading | None:
 def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
     """Takes the steps of a line into the reading, gives the numbers that may be values."""
     _leading_count(parts, reading)
-    group: str | None = None  # the data that the numbers are about, where that is not what is trained on
+    # The data that the numbers are about, where that is not what is trained on.
+    group = "val" if _SUMMARY.match(parts[0]) else None
     named: str | None = None  # the same, said in front of the name of a curve: `train Loss: 0.5 Acc: 0.7`
     before = understood(parts[0])
     for place in range(1, len(parts), 2):

@@ -57,6 +57,8 @@ HELD_OUT = {
     "val": "val", "valid": "val", "validation": "val", "validating": "val", "dev": "val", "test": "test",
     "testing": "test", "eval": "eval", "evaluation": "eval", "evaluating": "eval",
 }  # fmt: skip
+# A summary of the Trainer of transformers says so of the whole training: it is not the loss where that ended.
+IN_SUMMARY = {"train_loss": "mean_train_loss"}
 TRAINING = frozenset(("train", "training"))
 QUALIFIERS = (
     TRAINING

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from .bars import Bars, KerasBars, bar_in
 from .dictionaries import read_dictionary
 from .lines import Reading, read_line
+from .names import IN_SUMMARY
 from .points import MAX_STEP, RULES, Point
-from .steps import Steps
+from .steps import Counting, Steps
 from .tables import Tables
+from .units import SampleCounts
 
 LONGEST_LINE = 4096  # bytes; longer ones are data, not reports
 MAX_NAMES = 500  # of one script; further ones are left out
@@ -37,20 +39,33 @@ class Curves:
     """Reads the output of one script, in pieces of any size; each line belongs to one rule, the most specific.
 
     `off` names rules that give no points; their lines are read all the same, because other rules need their steps.
+    `counting` is what an earlier attempt has found out.
     """
 
-    def __init__(self, off: Collection[str] = ()) -> None:
+    def __init__(self, off: Collection[str] = (), counting: Counting | None = None) -> None:
         self._off = frozenset(off)
         self._rest = b""
         self._is_skipping = False  # inside a line that is too long
-        self._steps = Steps()
+        self._steps = Steps(counting)
         self._bars = Bars(self._steps)
         self._keras = KerasBars(self._steps)
         self._tables = Tables()
         self._rules: dict[str, _Rule] = {}
         self._names: set[str] = set()
+        self._left_out: set[str] = set()
+        self._samples = SampleCounts()
+        self._is_in_summary = False  # below the heading of what the Trainer logs at the end
         self._held: tuple[Reading, str] | None = None
         self._trainer: tuple[float, int] | None = None  # epochs and step of its newest dictionary
+
+    @property
+    def counting(self) -> Counting:
+        """What was found out so far about how the script counts."""
+        return self._steps.counting
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Give no values of these names from now on: they are told another way."""
+        self._left_out.update(names)
 
     def feed(self, data: bytes) -> list[Point]:
         """The points in the lines that these bytes complete."""
@@ -80,7 +95,8 @@ class Curves:
         return points
 
     def rules(self) -> list[dict[str, object]]:
-        """The rules seen so far, in the order of RULES: rule, label, example, names (sorted, 50 at most), points."""
+        """The rules seen so far, in the order of RULES: rule, label, example, names (sorted, 50 at most), points; and
+        `unit` where the steps are certainly something else than steps: samples."""
         return [
             {
                 "rule": rule,
@@ -89,6 +105,7 @@ class Curves:
                 "names": sorted(self._rules[rule].names)[:_SHOWN_NAMES],
                 "points": self._rules[rule].points,
             }
+            | ({"unit": "samples"} if rule == "epochs" and self._samples.is_certain else {})
             for rule in RULES
             if rule in self._rules
         ]
@@ -99,6 +116,8 @@ class Curves:
         line = raw.decode("utf-8", "replace")
         if "\x1b" in line:
             line = _TERMINAL.sub("", line)
+        if line.startswith("*****"):
+            self._is_in_summary = line.startswith("***** train metrics")
         if self._tables.take_header(line) or _WORTH_A_LOOK.search(line) is None:
             return
         bar = bar_in(line)
@@ -135,6 +154,9 @@ class Curves:
             if reading.epoch is not None and len(line) < _LONGEST_HEADING:
                 self._steps.at_epoch(reading.epoch, reading.epochs)
             return None
+        if self._is_in_summary:
+            reading.values = {IN_SUMMARY.get(name, name): value for name, value in reading.values.items()}
+        self._samples.take(reading, line)
         return Point(reading.rule, *_between(self._steps.place(reading.rule, reading), reading))
 
     def _of_dictionary(self, reading: Reading, line: str) -> Point | None:
@@ -165,6 +187,8 @@ class Curves:
 
     def _is_taken(self, point: Point, line: str) -> bool:
         """Keeps count of the rule; whether its points are wanted."""
+        for name in self._left_out & point.values.keys():
+            del point.values[name]
         new = point.values.keys() - self._names
         if new:
             for name in [name for name in point.values if name in new][max(0, MAX_NAMES - len(self._names)) :]:

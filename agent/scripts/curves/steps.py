@@ -7,17 +7,38 @@ seen; a line that is silent belongs to the newest step; where there never was on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from .lines import Reading
-from .points import MAX_STEP
+from .points import MAX_STEP, valid_step
 
 _MAX_COUNTED_NAMES = 500
+
+
+class Counting(NamedTuple):
+    """How a script counts, as far as it was found out. An attempt that goes on in a later epoch cannot see it, so it is
+    told by the one before."""
+
+    first_epoch: int | None = None  # 0 or 1
+    longest: int = 0  # the largest batch seen, where nobody says how many there are
+    restarts: bool | None = None  # whether `step` begins again with each epoch
+
+    @classmethod
+    def from_json(cls, said: Any) -> Counting:
+        """What a note says, where it is well formed; the rest is not known."""
+        known = said if isinstance(said, dict) else {}
+        first, restarts = valid_step(known.get("first_epoch")), known.get("restarts")
+        return cls(
+            first if first in (0, 1) else None,
+            valid_step(known.get("longest")) or 0,
+            restarts if isinstance(restarts, bool) else None,
+        )
 
 
 class Steps:
     """The newest step and epoch, and what is needed to go on from them."""
 
-    def __init__(self) -> None:
+    def __init__(self, counting: Counting | None = None) -> None:
         self.epoch: int | None = None
         self.epochs: int | None = None
         self.total: int | None = None
@@ -25,11 +46,13 @@ class Steps:
         self.is_told_by_bars = False
         self._fine: int | None = None
         self._fine_is_certain = True
-        self._first_epoch: int | None = None
-        self._longest = 0  # the largest batch seen, where nobody says how many there are
+        self._first_epoch, self._longest, self._restarts = counting or Counting()
         self._last: tuple[int, int] | None = None  # epoch and step of the newest line with both
-        self._restarts: bool | None = None
         self._counters: dict[str, tuple[int, set[str]]] = {}
+
+    @property
+    def counting(self) -> Counting:
+        return Counting(self._first_epoch, self._longest, self._restarts)
 
     def place(self, rule: str, reading: Reading) -> tuple[int, int | None]:
         """The step of a reading and the total it tells of, if any."""

@@ -21,6 +21,7 @@ from agent.runner import Final, SpawnedChild, processes
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
+from tests.agent.scripts.event_writer import event, file_of, scalar
 
 TIMINGS = Timings(gather=0.02, orders=0.02, sync=0.1, figures=5.0, cancel=0.5, pipes=1.0)
 COUNT = """
@@ -212,6 +213,28 @@ def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint
     assert job.facts()["checkpoint_given"] == f"out/ckpt-{saved}"
 
 
+def test_epochs_counted_from_zero_are_counted_so_by_the_attempt_that_goes_on(job: Job) -> None:
+    job.write("train.py", """
+        import os, sys, time
+        start = int(open(sys.argv[2]).read()) if len(sys.argv) > 1 else 0
+        os.makedirs("out", exist_ok=True)
+        for epoch in range(start, 4):
+            for batch in (0, 10):
+                print(f"Epoch: [{epoch}][{batch:2}/20]\\tLoss 0.06 (0.06)", flush=True)
+            if epoch == 2 and not start:
+                time.sleep(60)
+            open("out/ckpt", "w").write(str(epoch + 1))
+    """)  # fmt: skip
+    settings = {"resume": ["--resume", "{checkpoint}"], "checkpoints": ["out/ckpt"]}
+    running = job.run_aside(**settings)
+    job.wait_for(lambda: len(job.curve()) == 6)
+    job.order = "stop"
+    assert job.ended(running).outcome == "stopped"
+    assert [step for step, _ in job.curve()] == [0, 10, 20, 30, 40, 50]
+    assert job.run(**settings).outcome == "completed"
+    assert [step for step, _ in job.curve()] == [40, 50, 60, 70]
+
+
 def test_the_steps_that_the_command_line_asks_for_are_the_total_until_the_script_says_another(own_job: Job) -> None:
     own_job.write("train.py", """
         for step in range(1, 5):
@@ -347,12 +370,73 @@ def test_samples_and_the_helper_reach_the_page(job: Job) -> None:
     assert next(item for item in shown if item["type"] == "text")["step"] == 3
 
 
+def test_what_the_helper_gives_is_read_nowhere_else(job: Job) -> None:
+    job.write("train.py", """
+        import time
+        from trainyard import log
+        log(loss=3.0, step=0)
+        time.sleep(0.5)
+        for step in range(1, 4):
+            print(f"{step * 10}%|█   | {step}/10 [00:01<00:09, 1.00it/s, loss=0.{step}, acc=0.5]", flush=True)
+            log(loss=1 / step, step=step)
+    """)  # fmt: skip
+    assert job.run().outcome == "completed"
+    assert job.curve("loss") == [(0, 3.0), (1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert [step for step, _ in job.curve("acc")] == [1, 2, 3]
+    assert {rule["rule"]: rule["names"] for rule in job.facts()["curves"]} == {"helper": ["loss"], "bars": ["acc"]}
+
+
+def test_what_the_helper_gives_is_not_read_from_event_files_either(own_job: Job) -> None:
+    events = file_of(*(event(step, scalar("loss", 0.5), scalar("lr", 0.25)) for step in (1, 2)))
+    own_job.write("train.py", f"""
+        import time
+        from trainyard import log
+        log(loss=1.0, step=1)
+        time.sleep(0.5)
+        open("events.out.tfevents.1.host", "wb").write({events!r})
+    """)  # fmt: skip
+    assert own_job.run().outcome == "completed"
+    assert own_job.curve("loss") == [(1, 1.0)]
+    assert own_job.curve("lr") == [(1, 0.25), (2, 0.25)]
+    assert {rule["rule"]: rule["names"] for rule in own_job.facts()["curves"]} == {
+        "helper": ["loss"], "tensorboard": ["lr"]
+    }  # fmt: skip
+
+
 def test_only_files_the_job_has_written_are_kept(own_job: Job) -> None:
     own_job.write("outputs/old.txt", "from last year")
     os.utime(own_job.script / "outputs/old.txt", (1e9, 1e9))
     own_job.write("train.py", "open('outputs/new.txt', 'w').write('x'); open('elsewhere.txt', 'w').write('x')")
     assert own_job.run().outcome == "completed"
     assert own_job.depot.delivered == ["outputs/new.txt", "run.json"]
+
+
+def test_of_a_script_that_keeps_nothing_its_model_files_are_named(job: Job) -> None:
+    job.write("train.py", "open('mnist_cnn.pt', 'w').write('x'); open('notes.txt', 'w').write('x')")
+    assert job.run().outcome == "completed"
+    assert job.depot.delivered == []
+    assert "(It wrote mnist_cnn.pt: name that under Files to keep" in job.log()
+    assert job.facts()["outputs_left"] == ["mnist_cnn.pt"]
+
+
+def test_a_module_that_is_missing_is_named_with_what_to_do(job: Job) -> None:
+    job.write("train.py", "import nobody_has_this.inside")
+    final = job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert final.message == "The script needs the module nobody_has_this, which its Python does not have."
+    assert ("ask the operator" if job.boxed else "name under Interpreter") in (final.advice or "")
+
+
+def test_a_module_that_a_script_does_without_is_not_what_it_failed_for(own_job: Job) -> None:
+    own_job.write("train.py", """
+        import traceback
+        try:
+            import nobody_has_this
+        except ImportError:
+            traceback.print_exc()
+        raise ValueError("the learning rate is negative")
+    """)  # fmt: skip
+    assert own_job.run().message == "The script ended with exit code 1."
 
 
 def test_a_link_among_the_outputs_is_not_followed(job: Job) -> None:

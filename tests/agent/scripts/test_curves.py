@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.scripts.curves import MAX_STEP, RULES, Curves, Point
+from agent.scripts.curves import MAX_STEP, RULES, Counting, Curves, Point
 
 PRINTED = Path(__file__).parent / "printed"
 Form = tuple[str, str, int, dict[str, float | None], int | None]
@@ -48,6 +49,12 @@ FORMS: list[Form] = [
         "Epoch: [0][  10/5005]\tTime  0.512 ( 1.212)\tData  0.001 (0.1)\tLoss 6.9123e+00 (6.9512e+00)\tAcc@1   0.39 (  0.1)",
         "epochs", 10, {"loss": 6.9123, "acc@1": 0.39}, None,
     ),
+    (" * Acc@1 86.000 Acc@5 98.0", "pairs", 0, {"val_acc@1": 86, "val_acc@5": 98}, None),
+    (
+        "* Acc@1 81.4 Acc@5 95.3 loss 0.85",  # DeiT
+        "pairs", 0, {"val_acc@1": 81.4, "val_acc@5": 95.3, "val_loss": 0.85}, None,
+    ),
+    (" * loss: 0.5", "pairs", 0, {"loss": 0.5}, None),  # an item of a list
     (
         "| epoch   1 |   200/ 2983 batches | lr 20.00 | ms/batch 13.21 | loss  7.63 | ppl  2053.20",
         "epochs", 200, {"lr": 20, "loss": 7.63, "ppl": 2053.2}, None,
@@ -132,8 +139,9 @@ FORMS: list[Form] = [
     ),
     (
         "{'train_runtime': '100.1', 'train_samples_per_second': '12.3', 'train_loss': '1.9', 'epoch': '5'}",
-        "trainer", 0, {"train_loss": 1.9}, None,
+        "trainer", 0, {"mean_train_loss": 1.9}, None,
     ),
+    ("{'loss': 2.3, 'train_loss': 2.2, 'epoch': 0.5}", "trainer", 0, {"loss": 2.3, "train_loss": 2.2}, None),
     ('{"step": 5, "loss": 1.2}', "trainer", 5, {"loss": 1.2}, None),
     ('INFO {"step": 5, "train": {"loss": NaN, "lr": 0.1}}', "trainer", 5, {"train/loss": None, "train/lr": 0.1}, None),
     ("epoch 0: {'accuracy': np.float64(0.8), 'f1': 0.87}", "trainer", 0, {"accuracy": 0.8, "f1": 0.87}, None),
@@ -228,8 +236,23 @@ def test_dictionaries_of_the_trainer_stand_at_the_step_of_its_bar_and_not_of_the
     points = printed("transformers_trainer")
     assert [step for step, _ in steps(points, "loss")] == list(range(5, 41, 5))
     assert [step for step, _ in steps(points, "eval_loss")] == [10, 20, 30, 40]
-    assert [step for step, _ in steps(points, "train_loss")] == [40]
     assert {point.total for point in points} == {40}
+
+
+def test_the_summary_of_the_trainer_gives_its_mean_loss_a_name_of_its_own() -> None:
+    """`train_loss` in its last dictionary is the mean of the whole training, and not the loss where it ended."""
+    points = printed("transformers_trainer")
+    assert steps(points, "mean_train_loss") == [(40, 3.669)]
+    assert steps(points, "train_loss") == []
+    assert steps(points, "loss")[-1] == (40, 3.667)
+
+
+def test_the_metrics_that_the_trainer_logs_behind_its_summary_are_named_alike() -> None:
+    text = "***** train metrics *****\n  epoch      =    3.0\n  train_loss =  2.012\n  train_runtime = 0:00:04.12\n"
+    after = "***** eval metrics *****\n  eval_loss  =    1.5\nepoch 4 train_loss = 1.5\n"
+    assert [point.values for point in points_of(text + after)] == [
+        {"mean_train_loss": 2.012}, {"eval_loss": 1.5}, {"train_loss": 1.5}
+    ]  # fmt: skip
 
 
 def test_a_dictionary_of_the_trainer_waits_for_one_line_at_most() -> None:
@@ -288,6 +311,40 @@ def test_steps_that_begin_again_with_each_epoch_and_steps_that_do_not_are_told_a
     assert [p.step for p in again] == [p.step for p in through] == [10, 20, 30, 40, 50, 60]
 
 
+IMAGENET = "Epoch: [{}][{:2}/60]\tLoss 0.06 (0.06)\n"
+
+
+def test_an_attempt_that_goes_on_counts_its_epochs_as_the_one_before_did() -> None:
+    first = Curves()
+    first.feed("".join(IMAGENET.format(epoch, batch) for epoch in range(6) for batch in (0, 50)).encode())
+    second = Curves(counting=first.counting)
+    points = second.feed("".join(IMAGENET.format(epoch, batch) for epoch in (5, 6, 7) for batch in (0, 50)).encode())
+    assert [point.step for point in points] == [300, 350, 360, 410, 420, 470]
+    assert second.counting == first.counting
+
+
+def test_without_an_attempt_before_it_a_later_epoch_is_taken_to_be_counted_from_one() -> None:
+    assert points_of(IMAGENET.format(5, 0))[0].step == 240
+
+
+def test_of_what_is_noted_about_the_counting_only_what_is_well_formed_counts() -> None:
+    noted = Counting(0, 2000, True)
+    assert Counting.from_json(json.loads(json.dumps(noted._asdict()))) == noted
+    assert Counting.from_json({"first_epoch": 0, "longest": -1, "restarts": 1}) == Counting(first_epoch=0)
+    for said in (None, [], "x", {"first_epoch": 7}, {"first_epoch": "0"}, {"first_epoch": True}, {"longest": 2**31}):
+        assert Counting.from_json(said) == Counting()
+
+
+@pytest.mark.parametrize("form", ["[{}, {:5}] loss: 2.5\n", "epoch {} step {} loss 2.5\n"])
+def test_an_attempt_that_goes_on_knows_how_long_an_epoch_is_that_nobody_names(form: str) -> None:
+    text = "".join(form.format(epoch, batch) for epoch in (1, 2, 3, 4) for batch in (1000, 2000))
+    whole = [point.step for point in points_of(text)]
+    first = Curves()
+    first.feed("".join(text.splitlines(keepends=True)[:4]).encode())
+    second = Curves(counting=first.counting)
+    assert [point.step for point in second.feed("".join(text.splitlines(keepends=True)[4:]).encode())] == whole[4:]
+
+
 def test_a_rule_that_is_off_gives_no_points_but_its_steps_and_is_still_listed() -> None:
     text = " 10%|█     | 50/500 [00:10<01:30, 5.00it/s, loss=0.5]\nacc: 0.9\n"
     assert points_of(text, off=("bars",)) == [Point("pairs", 50, {"acc": 0.9}, 500)]
@@ -305,6 +362,42 @@ def test_the_rules_seen_are_described_for_the_job_page() -> None:
         "names": ["loss", "lr"], "points": 2,
     }  # fmt: skip
     assert len(str(pairs["example"])) == 160
+
+
+def units(text: str) -> dict[object, object]:
+    curves = Curves()
+    curves.feed(text.encode())
+    return {rule["rule"]: rule.get("unit") for rule in curves.rules()}
+
+
+MNIST = "Train Epoch: {} [{}/3200 ({}%)]\tLoss: 2.300000\n"
+
+
+def test_the_lines_of_the_mnist_example_are_said_to_count_samples() -> None:
+    lines = "".join(MNIST.format(epoch, count, count // 32) for epoch in (1, 2) for count in range(0, 3200, 640))
+    assert units(lines + "Test set: Average loss: 0.0500, Accuracy: 9833/10000 (98%)\n") == {
+        "epochs": "samples", "pairs": None
+    }  # fmt: skip
+
+
+def test_counts_that_may_be_of_batches_are_not_said_to_be_of_samples() -> None:
+    assert units(MNIST.format(1, 640, 20)) == {"epochs": None}  # a single line does not tell
+    assert units("".join(MNIST.format(1, batch, 0) for batch in range(5))) == {"epochs": None}  # each batch is printed
+    assert units("".join(MNIST.format(epoch, 3000, 94) for epoch in (1, 2, 3))) == {"epochs": None}
+    timm = "Train: 0 [{:4}/1251 ({:3}%)]  Loss: 6.954 (6.95)\n"
+    assert units("".join(timm.format(batch, batch // 12) for batch in (0, 50, 100))) == {"epochs": None}
+
+
+def test_a_name_that_the_helper_gives_is_left_out_from_then_on_and_the_others_are_not() -> None:
+    curves = Curves()
+    line = "step {}: loss 0.5, acc 0.25\n"
+    assert curves.feed(line.format(1).encode()) == [Point("iterations", 1, {"loss": 0.5, "acc": 0.25}, None)]
+    curves.leave_out(["loss"])
+    assert curves.feed(line.format(2).encode()) == [Point("iterations", 2, {"acc": 0.25}, None)]
+    curves.leave_out(["acc"])
+    assert curves.feed(line.format(3).encode()) == [Point("iterations", 3, {}, None)]  # still tells the step
+    (rule,) = curves.rules()
+    assert (rule["names"], rule["points"]) == (["acc", "loss"], 2)
 
 
 def test_carriage_returns_end_a_state_of_a_line() -> None:

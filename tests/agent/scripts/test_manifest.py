@@ -53,11 +53,31 @@ def test_the_command_line_places_values_where_they_are_named_and_the_rest_as_fla
     assert command_line(manifest, "src/train.py", ["-x"], {"lr": None, "amp": False}) == ["src/train.py", "-x"]
 
 
-def test_nothing_is_put_behind_arguments_that_somebody_typed() -> None:
+def line_of(manifest: Manifest, typed: list[str] | None, **given: object) -> list[str]:
+    """The command line that comes of what was chosen for the parameters and what was typed."""
+    return command_line(manifest, "fit.py", typed, manifest.values(given)[0])
+
+
+def test_what_was_typed_stands_behind_the_parameters_and_so_wins() -> None:
+    manifest = parse(
+        b'arguments = ["--quiet"]\n[parameters.lr]\ntype = "float"\ndefault = 0.02\n'
+        b'[parameters.steps]\ntype = "int"\ndefault = 40\n'
+    )
+    parameters = ["--lr", "0.02", "--steps", "40"]
+    assert line_of(manifest, None) == ["fit.py", "--quiet", *parameters]
+    assert line_of(manifest, ["--steps", "20"]) == ["fit.py", *parameters, "--steps", "20"]
+    # A form that sends the defaults and a machine that only has the file come to the same.
+    assert line_of(manifest, ["--steps", "20"], lr=0.02, steps=40) == ["fit.py", *parameters, "--steps", "20"]
+    assert line_of(manifest, ["--steps=20"], lr=0.1) == ["fit.py", "--lr", "0.1", "--steps", "40", "--steps=20"]
+
+
+def test_typed_arguments_take_the_place_of_those_that_hold_a_parameter() -> None:
     manifest = parse(WHOLE)
-    typed = ["--lr", "0.3", "model={size}"]
-    assert manifest.values({}, typed)[0] == {"size": "small"}
-    assert manifest.values({"lr": 0.2}, typed)[0] == {"lr": 0.2, "size": "small"}
+    assert line_of(manifest, ["model={size}"]) == ["fit.py", "--lr", "0.001", "model=small"]
+    # `model={size}` is gone with the others, and the script need not know a flag for what nobody has chosen.
+    assert line_of(manifest, ["-x"], size="small") == ["fit.py", "--lr", "0.001", "-x"]
+    # What somebody has chosen is never lost without a word.
+    assert line_of(manifest, ["-x"], size="large") == ["fit.py", "--lr", "0.001", "--size", "large", "-x"]
 
 
 def test_a_flag_may_be_written_with_its_value() -> None:
@@ -80,7 +100,10 @@ def test_values_that_do_not_fit_get_a_sentence_each() -> None:
     [
         ("entry = ", "not valid TOML"),
         ("entrance = 'train.py'", "there is no key 'entrance'"),
-        ("entry = '../train.py'", "does not lie below"),
+        (
+            "entry = '../train.py'",
+            "does not lie below the script's folder. Name it from there, such as train.py or src/train.py.",
+        ),
         ("entry = '/etc/train.py'", "does not lie below"),
         ("entry = 'run.sh'", "no Python file"),
         ("entry = 3", "entry must be a text"),
@@ -150,6 +173,7 @@ def test_a_script_that_is_not_found_is_asked_for_with_the_choices(
         (["train.py", "--max_iters=-1", "--steps"], None),
         (["train.py"], None),
         (["train.py", "--max_iters=99999999999999"], None),
+        (["train.py", "--steps", "40", "--steps=20"], 20),
     ],
 )
 def test_a_command_line_tells_how_many_steps_it_asks_for(line: list[str], steps: int | None) -> None:
