@@ -10,12 +10,13 @@ from flask import request
 from pydantic import ConfigDict, Field
 
 from agent import recipes
-from models.datasets import SCRIPT_KIND
+from models.datasets import SCRIPT_KIND, DatasetVersion
+from models.training_jobs import TrainingJob
 from routes.agents import shown_agents
 from routes.answers import Given, Id
 from routes.guards import actor
 from services import base_models, datasets, price_list, subscriptions, training_jobs
-from services.errors import Invalid
+from services.errors import Invalid, NotFound
 from services.gateways import gateways
 
 
@@ -50,6 +51,16 @@ class OrderForm(Given):
     local_path: str | None = None
     place: str = Field(pattern=r"^(server|agent:\d{1,9})$")
 
+    def data(self, no_path: str, no_dataset: str) -> dict[str, Any]:
+        """What is trained on or run, as an order names it. Raises Invalid with the page's own sentence when it is missing."""
+        if self.source == "local":
+            if not (self.local_path or "").strip():
+                raise Invalid.of(local_path=no_path)
+            return {"dataset_id": None, "local_path": self.local_path}
+        if self.dataset_id is None:
+            raise Invalid.of(dataset_id=no_dataset)
+        return {"dataset_id": self.dataset_id, "local_path": None}
+
 
 class JobForm(OrderForm):
     """The wizard's fields; they say the same as NewJob."""
@@ -65,7 +76,7 @@ class JobForm(OrderForm):
         mapping = {"prompt": self.map_prompt, "completion": self.map_completion, "text": self.map_text}
         return training_jobs.Order(
             name=self.name, description=self.description, recipe="language",
-            dataset_id=None if local else self.dataset_id, local_path=self.local_path if local else None,
+            **self.data("Name the file on your machine.", "No data set is chosen. Choose one, or add one first."),
             mapping={target: column for target, column in mapping.items() if column} or None if local else None,
             base_model=self.base_folder if self.base_model == "other" else self.base_model,
             place=_place(self.place),
@@ -87,6 +98,9 @@ class ScriptForm(OrderForm):
 
     def order(self) -> training_jobs.Order:
         local = self.source == "local"
+        data = self.data(
+            "Name the folder of the script on your machine.", "No script is chosen. Choose one, or upload one first."
+        )
         parameters = {
             "entry": self.entry.strip(), "arguments": _words(self.arguments), "max_minutes": self.max_minutes,
             "python": self.python.strip() if local else "", "outputs": self.outputs.split(),
@@ -95,8 +109,7 @@ class ScriptForm(OrderForm):
             "values": {} if local else _values(self.dataset_id),
         }  # fmt: skip
         return training_jobs.Order(
-            name=self.name, description=self.description, recipe="script", base_model=recipes.NO_BASE_MODEL,
-            dataset_id=None if local else self.dataset_id, local_path=self.local_path if local else None,
+            name=self.name, description=self.description, recipe="script", base_model=recipes.NO_BASE_MODEL, **data,
             place=_place(self.place), parameters={name: value for name, value in parameters.items() if value},
         )  # fmt: skip
 
@@ -119,6 +132,44 @@ def script_page() -> dict[str, Any]:
         "scripts": scripts, "agents": shown_agents(user), "server": _server(user),
         "parameters": {parameter.name: asdict(parameter) for parameter in recipes.SCRIPT.parameters},
     }  # fmt: skip
+
+
+def as_ordered(like: str | None) -> dict[str, Any]:
+    """The fields of that page as they were when the member ordered the job `like`, and the values it has no field for;
+    nothing without one. Raises NotFound for what is no script of theirs."""
+    if not like:
+        return {}
+    job = training_jobs.get_for(actor(), int(like) if like.isascii() and like.isdigit() and len(like) < 10 else 0)
+    if job.recipe != recipes.SCRIPT.name:
+        raise NotFound("This training runs no script of your own.")
+    if job.dataset_version is None:  # what a script on a machine declares is known only there
+        return {"form": _ordered_fields(job), "without_field": job.parameters.get("values")}
+    return {"form": _ordered_fields(job) | _ordered_values(job.dataset_version, job.parameters.get("values") or {})}
+
+
+def _ordered_fields(job: TrainingJob) -> dict[str, Any]:
+    """What ScriptForm would have read; the settings that the script declares are in `_ordered_values`."""
+    given, version = job.parameters, job.dataset_version
+    fields = {
+        "name": job.name, "description": job.description, "place": f"agent:{job.agent_id}" if job.agent_id else "server",
+        "source": "dataset" if version else "local", "dataset_id": version and version.dataset_id,
+        "local_path": job.local_path, "entry": given.get("entry"), "python": given.get("python"),
+        "arguments": shlex.join(given.get("arguments") or []), "resume": shlex.join(given.get("resume") or []),
+        "outputs": " ".join(given.get("outputs") or []), "checkpoints": " ".join(given.get("checkpoints") or []),
+        "environment": ", ".join(given.get("environment") or []), "max_minutes": given.get("max_minutes"),
+    }  # fmt: skip
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _ordered_values(version: DatasetVersion, given: dict[str, Any]) -> dict[str, str]:
+    """What `_values` would have read."""
+    values, _ = training_jobs.manifest_of(version).values(given)
+    words = {True: "yes", False: "no"}
+    return {
+        f"value-{version.dataset_id}-{name}": words[value] if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _script(version: Any) -> dict[str, Any]:
@@ -184,12 +235,12 @@ def _words(text: str, field: str = "arguments") -> list[str]:
 
 
 def _values(dataset_id: int | None) -> dict[str, Any]:
-    """The declared settings of the chosen script: numbers where they are numbers, a ticked box is true."""
+    """The declared settings of the chosen script: numbers where they are numbers, a ticked box is true, an empty one false."""
     prefix = f"value-{dataset_id}-"
     known = {p.name: p.kind for p in training_jobs.manifest_of(datasets.get_for(actor(), dataset_id or 0)).parameters}
     given = {name.removeprefix(prefix): text.strip() for name, text in request.form.items() if name.startswith(prefix)}
     return {
-        name: True if known.get(name) == "flag" else _as(known.get(name, "text"), text)
+        name: text == "yes" if known.get(name) == "flag" else _as(known.get(name, "text"), text)
         for name, text in given.items()
         if text
     }

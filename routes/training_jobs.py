@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, render_template, request, stream_with_context, url_for
+from flask import Blueprint, Response, flash, render_template, request, stream_with_context, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from models.training_jobs import TrainingJob
@@ -13,9 +15,9 @@ from routes.agents import shown_agents
 from routes.answers import Given, answer, form, page_of_list, read, wants_json
 from routes.guards import actor
 from routes.model_versions import shown as shown_model
-from routes.training_forms import JobForm, NewJob, ScriptForm, script_page, wizard
+from routes.training_forms import JobForm, NewJob, ScriptForm, as_ordered, script_page, wizard
 from services import model_versions, training_jobs
-from services.errors import Invalid
+from services.errors import Conflict, Invalid
 
 bp = Blueprint("training_jobs", __name__)
 overview = Blueprint("ai_training", __name__)
@@ -59,7 +61,8 @@ def create() -> AnyResponse:
 
 @bp.get("/new/script")
 def new_script() -> str:
-    return render_template("training_jobs/new_script.html", **script_page())
+    """`?like=<job>` shows it with everything as that job of this member was ordered."""
+    return render_template("training_jobs/new_script.html", **script_page(), **as_ordered(request.args.get("like")))
 
 
 @bp.post("/script")
@@ -140,22 +143,42 @@ def artifacts(id: int) -> AnyResponse:
     return answer(model_versions.artifacts(model_versions.of_job(job.id)), to=url_for("training_jobs.show", id=id))
 
 
+def _on_an_old_page(view: Callable[[int], AnyResponse]) -> Callable[[int], AnyResponse]:
+    """A button of a page that is no longer true leads to the job as it is now, with the reason; programs get the conflict."""
+
+    @functools.wraps(view)
+    def wrapped(id: int) -> AnyResponse:
+        try:
+            return view(id)
+        except Conflict as refusal:
+            if wants_json():
+                raise
+            flash(refusal.message, "danger")
+            return answer(None, to=url_for("training_jobs.show", id=id))
+
+    return wrapped
+
+
 @bp.post("/<int:id>/stop")
+@_on_an_old_page
 def stop(id: int) -> AnyResponse:
     return _ordered(training_jobs.stop(actor(), id))
 
 
 @bp.post("/<int:id>/resume")
+@_on_an_old_page
 def resume(id: int) -> AnyResponse:
     return _ordered(training_jobs.resume(actor(), id))
 
 
 @bp.post("/<int:id>/retry")
+@_on_an_old_page
 def retry(id: int) -> AnyResponse:
     return _ordered(training_jobs.retry(actor(), id))
 
 
 @bp.post("/<int:id>/cancel")
+@_on_an_old_page
 def cancel(id: int) -> AnyResponse:
     return _ordered(training_jobs.cancel(actor(), id))
 

@@ -7,7 +7,7 @@ queries    read                              show      as the API and pages see 
 watch      leases, absent machines           estimate  time and price before the start
 scripts    what a script may and costs       metering  minutes of a server job
 samples    texts and images it showed        figures   memory, load, devices over time
-curves     which readings of a script's output are shown
+curves     which of them are shown           speed     steps a second of late
 """
 
 from services.training_jobs.attempts import Final, claim, end, order_of, renew, spec_of, token_opens

@@ -186,7 +186,7 @@ def open_next(job: TrainingJob) -> None:
     job.attempt += 1
     job.state, job.stage, job.stop_mode = "queued", "prepare", None
     job.error_cause = job.error_message = job.error_advice = None
-    job.dispatched_at = job.finished_at = None
+    job.dispatched_at = job.finished_at = job.steps_per_second = None
     db.session.flush()
     add(Attempt(job_id=job.id, number=job.attempt, stored={}))
     if job.on_server and hold(job).refused:

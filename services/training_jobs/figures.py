@@ -66,7 +66,12 @@ def _rows(job_id: int, points: int) -> list[_Row]:
     else:
         rows = rows.where(*mine)
     found = db.session.execute(rows.order_by(TrainingEvent.number))
-    return [(row.attempt, row.at, row.payload) for row in found if row.payload.get("kind") == "system"]
+    return [(row.attempt, row.at, row.payload) for row in found if _is_reading(row.payload)]
+
+
+def _is_reading(payload: dict[str, Any]) -> bool:
+    """Whether it tells of a job that was there: a reading of no process says nothing."""
+    return payload.get("kind") == "system" and payload.get("processes") != 0
 
 
 def _began(job_id: int) -> dict[int, float]:

@@ -9,14 +9,15 @@ from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
 from services import uploads
 from services.gateways import gateways
-from services.training_jobs import attempts, events, metering
+from services.training_jobs import attempts, curves, events, metering, speed
 from services.training_jobs.queries import attempt_of
 from services.training_jobs.texts import clean
 
-LOSSES = ("train/loss", "train_loss", "loss")  # the last that was told is the one shown
 STAGES = ("prepare", "train", "upload", "done")
 LEAST_FREE_BYTES = 64 * 1024 * 1024  # kept for what must always work: signing in, ending a job, paying back
 MOST_METRIC_NAMES = 500  # of a job
+PEAK = "memory_peak_bytes"
+MOST_MEMORY = 1e18
 KEPT_FACTS = 131_072  # characters of JSON
 
 
@@ -87,18 +88,16 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Non
     if not payload["steps"]:
         return
     job.step = payload["steps"][-1]
-    losses = [loss for name in LOSSES for loss in payload["values"].get(name, []) if loss is not None]
+    losses = [loss for loss in payload["values"].get(curves.loss_of(job), []) if loss is not None]
     job.loss = losses[-1] if losses else job.loss
     if attempt.first_step_at is None:
         attempt.first_step, attempt.first_step_at = payload["steps"][0], now()
     if job.state == "starting":
         job.state, job.stage = "training", "train"
     attempt.last_step_at = now()
-    seconds = (attempt.last_step_at - attempt.first_step_at).total_seconds()
     if attempt.first_step is None or job.step < attempt.first_step:
         attempt.first_step = payload["steps"][0]  # a script began before its first step, or went on from an earlier one
-    if seconds >= 1 and job.step > (attempt.first_step or 0):
-        job.steps_per_second = (job.step - (attempt.first_step or 0)) / seconds
+    job.steps_per_second = speed.of_late(attempt, attempt.last_step_at, job.step) or job.steps_per_second
     metering.charge(job, attempt)
 
 
@@ -118,7 +117,24 @@ def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
     elif kind == "checkpoint" and _is_step(payload.get("step")):
         _keep_facts(job, {"checkpoint_step": payload["step"], "checkpoint_file": clean(payload.get("file"), 200)})
     elif kind == "system" and isinstance(payload.get("memory_bytes"), (int, float)):
-        job.memory_bytes = min(float(payload["memory_bytes"]), 1e18)
+        _memory(job, min(payload["memory_bytes"], MOST_MEMORY))
+
+
+def _memory(job: TrainingJob, told: float) -> None:
+    """Keep what the job uses now, and the most it has used; nothing is what a job uses that has ended."""
+    if told <= 0:
+        return
+    job.memory_bytes = told
+    if told > (peak_memory(job) or 0):
+        _keep_facts(job, {PEAK: told})
+
+
+def peak_memory(job: TrainingJob) -> float | None:
+    """The most memory the job was seen to use; None where nothing was told."""
+    peak = job.facts.get(PEAK)
+    if isinstance(peak, bool) or not isinstance(peak, (int, float)):
+        return None
+    return float(peak) if 0 < peak <= MOST_MEMORY else None
 
 
 def _is_step(value: Any) -> bool:

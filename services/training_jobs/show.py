@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,9 @@ from models.base import db, now
 from models.credits import LedgerOperation
 from models.training_jobs import OPEN_STATES, RUNNING_STATES, TrainingJob
 from services import credits
+from services.training_jobs import curves
 from services.training_jobs.queries import events_after
+from services.training_jobs.record import peak_memory
 
 LAST_EVENTS = 20
 
@@ -36,7 +39,7 @@ def _summary(job: TrainingJob, held: int) -> dict[str, Any]:
     return {
         "id": job.id, "name": job.name, "description": job.description, "recipe": job.recipe, "status": job.state,
         "stage": job.stage, "stop_requested": job.stop_mode is not None, "progress": progress(job), "step": job.step,
-        "total_steps": job.total_steps, "loss": job.loss, "steps_per_second": job.steps_per_second,
+        "unit": curves.unit_of(job), "total_steps": job.total_steps, "loss": job.loss, "steps_per_second": job.steps_per_second,
         "eta_seconds": eta_seconds(job), "memory_bytes": job.memory_bytes, "place": place(job), "attempt": job.attempt,
         "disconnected_since": iso(job.disconnected_since), "base_model": shown_base(job),
         "dataset": _dataset(job), "local_path": job.local_path, "parameters": job.parameters,
@@ -64,6 +67,8 @@ def whole(job: TrainingJob) -> dict[str, Any]:
     last = events_after(job.id, max(0, job.last_event - LAST_EVENTS), LAST_EVENTS)
     return {
         **summary(job),
+        "main_curve": curves.main_of(job), "memory_peak_bytes": peak_memory(job), "command": _command(job),
+        "settings": _settings(job),
         "debugData": {
             "attempts": attempts, "timings": _timings(job), "resolved_parameters": job.parameters,
             "versions": job.facts.get("versions", {}), "facts": job.facts,
@@ -131,8 +136,8 @@ def progress(job: TrainingJob) -> int:
 
 
 def eta_seconds(job: TrainingJob) -> int | None:
-    """Seconds until the last step at the speed so far, while it trains."""
-    if job.state != "training" or not job.total_steps or not job.steps_per_second:
+    """Seconds until the last step at the speed of late, while it trains and is in touch."""
+    if job.state != "training" or job.disconnected_since or not job.total_steps or not job.steps_per_second:
         return None
     return max(0, round((job.total_steps - job.step) / job.steps_per_second))
 
@@ -142,6 +147,29 @@ def _dataset(job: TrainingJob) -> dict[str, Any] | None:
     if version is None:
         return None
     return {"id": version.dataset_id, "name": version.dataset.name, "version": version.version, "rows": version.rows}
+
+
+def _command(job: TrainingJob) -> str | None:
+    """What was started, as one would type it."""
+    told = job.facts.get("command")
+    if isinstance(told, list):
+        return shlex.join(map(str, told)) or None
+    return told if isinstance(told, str) else None
+
+
+def _settings(job: TrainingJob) -> dict[str, str]:
+    """The settings as one would type them, without those that were left empty."""
+    return {name: text for name, value in job.parameters.items() if (text := _typed(value))}
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return shlex.join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_typed(one)}" for name, one in value.items())
+    return "" if value is None else str(value)
 
 
 def _timings(job: TrainingJob) -> dict[str, float | None]:

@@ -179,6 +179,7 @@
       if (held) plot.setScale("x", held);
       part("legend").hidden = part("table").hidden = part("smooth").hidden = false;
       panel.querySelector("[data-legend-eval]").hidden = !points(partner).size;
+      showHeldBackColumn(points(partner).size > 0);
       const cursor = part("cursor");
       cursor.hidden = false;
       cursor.max = columns[0].length - 1;
@@ -201,6 +202,22 @@
         part("cursor").hidden =
           true;
       part("summary").textContent = part("readout").textContent = "";
+    }
+    // A table without values on rows held back has no column for them.
+    function showHeldBackColumn(wanted) {
+      const row = part("table").querySelector("thead tr");
+      if (row.cells.length === (wanted ? 3 : 2)) return;
+      if (!wanted) {
+        row.cells[2].remove();
+        return;
+      }
+      const head = Object.assign(document.createElement("th"), {
+        scope: "col",
+        className: "number",
+        textContent: label(partner),
+      });
+      head.dataset.curvePartner = "";
+      row.append(head);
     }
     function soon() {
       if (timer) return;
@@ -244,7 +261,7 @@
       const held = [...points(partner)].sort((a, b) => a[0] - b[0]).pop();
       const about = partner === "eval_loss" ? "On rows held back from training" : label(partner);
       part("summary").textContent =
-        `${label(shown)} ${isLoss(shown) && last[1] < first[1] ? "fell" : "went"} from ${written(first[1])} to ${written(last[1])} over ${format.number(last[0])} steps. ` +
+        `${label(shown)} ${isLoss(shown) && last[1] < first[1] ? "fell" : "went"} from ${written(first[1])} to ${written(last[1])} over ${format.number(last[0])} ${last[0] === 1 ? "step" : "steps"}. ` +
         `${best}.${held ? ` ${about}: ${written(held[1])}.` : ""}`;
     }
     function tabulate() {
@@ -254,7 +271,8 @@
         if (i % every && i !== columns[0].length - 1 && columns[3][i] === null) return;
         const row = body.insertRow();
         const cell = (x) => (x === null ? "" : isLoss(shown) ? x.toFixed(4) : format.value(x));
-        for (const text of [format.number(step), cell(columns[1][i]), cell(columns[3][i])]) {
+        const held = points(partner).size ? [cell(columns[3][i])] : [];
+        for (const text of [format.number(step), cell(columns[1][i]), ...held]) {
           Object.assign(row.insertCell(), { className: "number", textContent: text });
         }
       });

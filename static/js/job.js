@@ -69,6 +69,8 @@
       (fresh) => {
         markConnection();
         hideCurves(JSON.parse(fresh.getElementById("job-data").textContent));
+        const without = fresh.querySelector("[data-curve-empty]");
+        if (without) document.querySelector("[data-curve-empty]")?.replaceWith(without);
       },
       () => setTimeout(refresh, 3000),
     );
@@ -96,7 +98,7 @@
   function markConnection() {
     const mark = document.querySelector("[data-connection]");
     if (!mark) return;
-    mark.hidden = connection === "ended";
+    mark.hidden = connection === "ended" || (connection === "live" && "away" in mark.dataset); // nothing comes live then
     mark.classList.toggle("wait", connection === "reconnecting");
     mark.classList.toggle("go", connection === "live");
     mark.replaceChildren(
@@ -133,8 +135,8 @@
     metrics(data) {
       for (const [name, values] of Object.entries(data.values)) {
         curve.add(name, data.steps, values);
-        const newest = values[values.length - 1];
-        if (!Number.isFinite(newest)) continue;
+        const newest = values.findLast(Number.isFinite);
+        if (newest === undefined) continue;
         if (name === curve.main() && name.includes("loss")) figure("loss", newest.toFixed(3));
         if (name === "tokens_per_second") {
           countsTokens = true;
@@ -156,13 +158,14 @@
     },
     stage(data) {
       const sentence = document.querySelector("[data-sentence]");
-      if (data.message && sentence) sentence.textContent = data.message;
+      // The runner's last word is about the runner; how the job ended, the server says.
+      if (data.message && data.stage !== "done" && sentence) sentence.textContent = data.message;
       if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
     },
     status(data) {
       if (data.step) figure("step", format.number(data.step));
       if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
-      if (data.steps_per_second && !countsTokens) figure("speed", data.steps_per_second.toFixed(1), "steps/s");
+      if (data.steps_per_second && !countsTokens) figure("speed", data.steps_per_second.toFixed(1), `${data.unit}/s`);
       progress(data);
       setLeft(data);
       const state = stateOf(data);

@@ -10,8 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from app import create_app
-from models.base import db
+from models.accounts import User
+from models.base import db, now, transaction
+from models.training_jobs import TrainingJob
 from services import training_jobs
+from services.training_jobs import Final, Order
 from tests.browser.conftest import Site, Visit
 from tests.running import until
 
@@ -114,6 +117,77 @@ def test_switching_a_rule_off_takes_its_curves_away_at_once(site: Site, visit: V
     switch.click()
     expect(switch).to_have_attribute("aria-checked", "true")
     expect(choice).to_contain_text("Learning rate")
+    assert visit.complaints == []
+
+
+@pytest.fixture
+def unread(site: Site) -> int:
+    """A script that runs and has printed nothing that could be read."""
+    with yard(site):
+        known = db.session.get_one(TrainingJob, site.scene.script)
+        alice = db.session.get_one(User, known.user_id)
+        order = Order(
+            name="quiet", recipe="script", base_model="none", place={"agent": known.agent_id}, local_path=known.local_path,
+            parameters={"entry": "train.py"},
+        )  # fmt: skip
+        job = training_jobs.create(alice, order).id
+        training_jobs.claim(job, 1, "test")
+        training_jobs.record(job, 1, "event", 1, [{"kind": "stage", "stage": "train", "message": "Training."}])
+    return job
+
+
+def test_the_page_says_how_it_is_in_words_that_agree(site: Site, visit: Visit, unread: int) -> None:
+    visit.log_in()
+    page = visit.open(f"/training-jobs/{unread}")
+    live, sentence = page.locator("[data-connection]"), page.locator("[data-sentence]")
+    expect(live).to_have_text("Live")
+    with yard(site), transaction():
+        job = training_jobs.queries.locked(unread)
+        job.disconnected_since = now()
+        training_jobs.events.status(job)
+    expect(page.get_by_text("It was last heard of")).to_be_visible()
+    expect(live).to_be_hidden()
+    with yard(site):
+        training_jobs.record(unread, 1, "metrics", 1, [{"steps": [1], "values": {}}])
+    expect(live).to_be_visible()
+    upload = {"kind": "stage", "stage": "upload", "message": "Saving what it made."}
+    with yard(site):
+        training_jobs.record(unread, 1, "event", 2, [upload, {"kind": "stage", "stage": "done", "message": "Done."}])
+    expect(page.locator(".now-line .state").first).to_have_text("Uploading")
+    expect(sentence).to_have_text("The files are on their way to the server.")
+    expect(page.locator(".curve-empty")).to_contain_text("The curve begins with")
+    with yard(site):
+        training_jobs.end(unread, 1, Final("completed"))
+    expect(page.locator(".curve-empty")).to_contain_text("no numbers that were understood")
+    assert visit.complaints == []
+
+
+def test_memory_of_now_becomes_the_most_of_it_and_the_table_has_no_empty_column(
+    site: Site, visit: Visit, unread: int
+) -> None:
+    with yard(site):
+        readings = [
+            {"kind": "system", "seconds": 5.0 * i, "memory_bytes": used} for i, used in enumerate((421e6, 26e6))
+        ]
+        training_jobs.record(unread, 1, "event", 2, readings)
+        training_jobs.record(unread, 1, "metrics", 1, [{"steps": [1, 2], "values": {"loss": [2.0, 1.5]}}])
+    visit.log_in()
+    page = visit.open(f"/training-jobs/{unread}")
+    memory = page.locator("dl.figures div", has=page.locator('[data-figure="memory"]'))
+    expect(memory).to_have_text("Memory26 MB")
+    page.get_by_text("Show as table").click()
+    table = page.locator("[data-curve-table]")
+    expect(table.locator("th:visible")).to_have_count(2)
+    expect(table.locator("tbody tr").first.locator("td")).to_have_count(2)
+    with yard(site):
+        training_jobs.record(unread, 1, "metrics", 2, [{"steps": [2, 3], "values": {"eval_loss": [1.6, 1.4]}}])
+        training_jobs.record(unread, 1, "metrics", 3, [{"steps": [3], "values": {"train_loss": [9.0]}}])
+    expect(table.locator("th:visible")).to_have_count(3)
+    expect(page.locator('[data-figure="loss"]')).to_have_text("1.500")
+    with yard(site):
+        training_jobs.end(unread, 1, Final("completed"))
+    expect(memory).to_have_text("Memory, at most421 MB")
+    expect(page.locator('[data-figure="loss"]')).to_have_text("1.500")
     assert visit.complaints == []
 
 

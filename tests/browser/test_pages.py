@@ -29,7 +29,7 @@ PUBLIC = [
 ]  # fmt: skip
 PRIVATE = [
     "/dashboard", "/account", "/datasets", "/datasets/new", "/datasets/{dataset}", "/ai-training", "/ai-training?tab=models",
-    "/training-jobs/new", "/training-jobs/new/script", "/datasets/{uploaded}", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
+    "/training-jobs/new", "/training-jobs/new/script", "/training-jobs/new/script?like={script}", "/datasets/{uploaded}", "/training-jobs/{running}", "/training-jobs/{completed}", "/training-jobs/{failed}",
     "/training-jobs/{paused}", "/training-jobs/{away}", "/training-jobs/{script}", "/models/{model}", "/agents",
     "/pricing", "/pricing?interval=year", "/billing", "/billing?interval=year", "/billing/history", "/billing/usage",
 ]  # fmt: skip
@@ -191,6 +191,30 @@ def test_a_script_on_a_machine_is_ordered_by_its_folder(visit: Visit) -> None:
             "~/models/nano",
             ["--name", "two words", "--epochs", "3"],
         )
+        db.session.remove()
+
+
+def test_a_name_that_was_mistyped_is_put_right_in_a_form_like_the_first(visit: Visit) -> None:
+    page = visit.log_in()
+    visit.open(f"/training-jobs/new/script?like={visit.site.scene.script}")
+    assert page.input_value("input[name=local_path]") == "/home/alice/models/mnist"
+    assert page.input_value("input[name=name]") == "mnist-script"
+    expect(page.locator("input[name=place]:checked")).to_have_value(re.compile("agent:"))
+    page.fill("input[name=entry]", "fit.py")
+    page.get_by_text("Files to keep, checkpoints, environment").click()
+    page.fill("input[name=outputs]", "out/*.pt")
+    page.click("main button[type=submit]")
+    page.wait_for_url(JOB)
+    first = int(page.url.rsplit("/", 1)[1])
+    visit.open(f"/training-jobs/new/script?like={first}")
+    assert page.input_value("input[name=entry]") == "fit.py"
+    expect(page.locator("input[name=outputs]")).to_be_visible()  # what was given is not folded away
+    page.fill("input[name=local_path]", "")
+    page.click("main button[type=submit]")
+    expect(page.locator("#local_path-wrong")).to_have_text("Name the folder of the script on your machine.")
+    with create_app(visit.site.settings).app_context():
+        job = db.session.get_one(TrainingJob, first)
+        assert (job.parameters["entry"], job.parameters["arguments"]) == ("fit.py", ["--epochs", "3"])
         db.session.remove()
 
 

@@ -115,3 +115,23 @@ def test_a_stop_watch_that_lies_gives_way_to_the_servers_clock(sqlite_app: Flask
     assert told["at"] and all(abs(at - now().timestamp()) < 300 for at in told["at"])
     assert "cpu_percent" not in told["figures"]
     assert all(set(gpu) == {"name"} for gpu in told["gpus"])
+
+
+def test_the_most_memory_is_kept_and_readings_of_nothing_are_not(job: TrainingJob) -> None:
+    readings = [system(5.0 * i, memory_bytes=used) for i, used in enumerate((25e6, 421e6, 25.9e6))]
+    gone = system(15.0, memory_bytes=0, cpu_percent=0.0, processes=0)
+    training_jobs.record(job.id, 1, "event", 1, [*readings, gone])
+    db.session.expire_all()
+    told = training_jobs.whole(db.session.get_one(TrainingJob, job.id))
+    assert (told["memory_bytes"], told["memory_peak_bytes"]) == (25.9e6, 421e6)
+    assert figures_of(job.id, 100)["figures"]["memory_bytes"][-1] == 25.9e6
+
+
+@pytest.mark.parametrize("told", ["much", True, None, -1])
+def test_a_peak_that_is_no_number_is_none(sqlite_app: Flask, alice: User, told: Any) -> None:
+    job = make_agent_job(alice)
+    training_jobs.claim(job.id, 1, "test")
+    training_jobs.record(job.id, 1, "event", 1, [{"kind": "facts", "memory_peak_bytes": told}])
+    assert training_jobs.whole(db.session.get_one(TrainingJob, job.id))["memory_peak_bytes"] is None
+    training_jobs.record(job.id, 1, "event", 2, [system(0.0)])
+    assert training_jobs.whole(db.session.get_one(TrainingJob, job.id))["memory_peak_bytes"] == 1000

@@ -1,0 +1,126 @@
+"""What the page of a job says in words: how it ended, what was read, what it used, its settings and its times."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from models.accounts import User
+from models.base import db, now, transaction
+from models.training_jobs import TrainingJob
+from services import training_jobs
+from services.training_jobs import Final, Order
+from tests.factories import make_agent
+
+GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--note", "hello world"]}
+
+
+@pytest.fixture
+def job(sqlite_app: Flask, alice: User) -> int:
+    agent = make_agent(alice)
+    with transaction():
+        agent.machine = {**agent.machine, "scripts": True}
+    order = Order(
+        name="mnist", recipe="script", base_model="none", place={"agent": agent.id}, local_path="/home/alice/models/mnist",
+        parameters=GIVEN,
+    )  # fmt: skip
+    made = training_jobs.create(alice, order).id
+    training_jobs.claim(made, 1, "test")
+    return made
+
+
+def event(job: int, seq: int, kind: str, **fields: Any) -> None:
+    training_jobs.record(job, 1, "event", seq, [{"kind": kind, **fields}])
+
+
+def metrics(job: int, seq: int, step: int, **values: float | None) -> None:
+    named = {name: [value] for name, value in values.items()}
+    training_jobs.record(job, 1, "metrics", seq, [{"steps": [step], "values": named}])
+
+
+def words(browser: FlaskClient, path: str) -> str:
+    """The text of the page's middle, without marks and with single spaces."""
+    middle = browser.get(path).text.split("<main", 1)[1].split("</main", 1)[0]
+    shown = re.sub(r"<script.*?</script>|<[^>]*>", " ", middle, flags=re.S)
+    return " ".join(html.unescape(shown).split())
+
+
+def test_the_command_and_the_settings_are_as_one_would_type_them(job: int, browser: FlaskClient) -> None:
+    event(job, 1, "facts", command=["python", "train.py", *GIVEN["arguments"]])
+    page = words(browser, f"/training-jobs/{job}")
+    assert "python train.py --epochs 4 --note 'hello world'" in page
+    assert "Arguments --epochs 4 --note 'hello world'" in page
+    assert "Values" not in page and "['" not in page and "None" not in page
+
+
+@pytest.mark.parametrize("told", [7, {"a": 1}, [], "", None])
+def test_a_command_of_another_shape_is_none(job: int, browser: FlaskClient, told: Any) -> None:
+    event(job, 1, "facts", command=told)
+    assert "Command" not in words(browser, f"/training-jobs/{job}")
+
+
+def test_times_have_units(job: int, browser: FlaskClient) -> None:
+    with transaction():
+        attempt = training_jobs.queries.attempt_of(job, 1)
+        attempt.created_at = now() - timedelta(seconds=95.9)
+        attempt.started_at = attempt.created_at + timedelta(seconds=0.185)
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Queued under 1 s" in page and "Whole 1 min 35 s" in page
+    assert "Start to first step" not in page.split("Timings")[1]
+
+
+def test_an_ended_job_without_a_curve_says_so(job: int, browser: FlaskClient) -> None:
+    assert "The curve begins with the first number the script prints." in words(browser, f"/training-jobs/{job}")
+    training_jobs.end(job, 1, Final("failed", "member_code", "It ended.", "Look at the log."))
+    page = browser.get(f"/training-jobs/{job}").text
+    assert "The script printed no numbers that were understood." in page and "The curve begins" not in page
+    assert 'href="/guides/scripts#curves"' in page
+
+
+def test_the_table_leaves_out_a_column_without_values(job: int, browser: FlaskClient) -> None:
+    metrics(job, 1, 1, loss=2.5)
+    row = r"<tr><td[^>]*>1</td><td[^>]*>2.5000</td>(.*?)</tr>"
+    page = browser.get(f"/training-jobs/{job}").text
+    assert re.search(row, page)[1] == "" and '<th scope="col" class="number" data-curve-partner' not in page  # type: ignore[index]
+    metrics(job, 2, 1, eval_loss=2.6)
+    page = browser.get(f"/training-jobs/{job}").text
+    assert "2.6000" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+
+
+def test_memory_is_that_of_now_and_in_the_end_the_most(job: int, browser: FlaskClient) -> None:
+    event(job, 1, "stage", stage="train")
+    for seq, used in enumerate((421e6, 25.9e6), start=2):
+        event(job, seq, "system", memory_bytes=used, processes=1)
+    assert "Memory 25.9 MB" in words(browser, f"/training-jobs/{job}")
+    training_jobs.end(job, 1, Final("completed"))
+    assert "Memory, at most 421 MB" in words(browser, f"/training-jobs/{job}")
+
+
+def test_one_step_is_one_step(job: int, browser: FlaskClient) -> None:
+    metrics(job, 1, 1, loss=2.5)
+    training_jobs.end(job, 1, Final("completed"))
+    assert "1 step " in words(browser, "/ai-training")
+
+
+def test_samples_are_called_samples(job: int, browser: FlaskClient) -> None:
+    event(job, 1, "facts", curves=[{"rule": "epochs", "names": ["loss"], "unit": "samples"}])
+    metrics(job, 1, 640, loss=2.5)
+    with transaction():
+        db.session.get_one(TrainingJob, job).steps_per_second = 12.0
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Samples 640" in page and "12.0 samples/s" in page and "steps/s" not in page
+
+
+def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> None:
+    assert "data-away" not in browser.get(f"/training-jobs/{job}").text
+    with transaction():
+        db.session.get_one(TrainingJob, job).disconnected_since = now() - timedelta(seconds=70)
+    assert "data-away" in browser.get(f"/training-jobs/{job}").text
+    page = words(browser, f"/training-jobs/{job}")
+    assert "It was last heard of 1 min ago ." in page and "since" not in page
