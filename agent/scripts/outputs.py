@@ -16,7 +16,21 @@ RECORD = "run.json"
 MOST_NAMED = 20
 _LIKE_A_MODEL = [
     f"**/*.{ending}"
-    for ending in ("pt", "pth", "tar", "ckpt", "safetensors", "bin", "onnx", "h5", "keras", "pkl", "joblib", "npz", "gguf")
+    for ending in (
+        "pt",
+        "pth",
+        "tar",
+        "ckpt",
+        "safetensors",
+        "bin",
+        "onnx",
+        "h5",
+        "keras",
+        "pkl",
+        "joblib",
+        "npz",
+        "gguf",
+    )
 ]
 # As the server takes names of artifacts: plain parts, at most four of them.
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)

@@ -137,7 +137,9 @@ def _dataset(owner: User, folder: Path) -> int:
 
 def worker_is_there() -> None:
     """A worker of the server says what it keeps a script from; it counts as there for two minutes."""
-    held = [{"name": name, "holds": True, "how": how, "detail": "Tried from inside, and refused."} for name, how in WALLS]
+    held = [
+        {"name": name, "holds": True, "how": how, "detail": "Tried from inside, and refused."} for name, how in WALLS
+    ]
     watched = {"name": "disk", "holds": True, "how": "watched", "detail": "The work folder is measured once a second."}
     told = {"lane": 2, "lane_name": "bwrap+seccomp+landlock+cgroup", "walls": [*held, watched], "todo": [],
             "facts": {"kernel": "6.1.0", "machine": "x86_64"}}  # fmt: skip
