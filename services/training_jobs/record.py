@@ -60,18 +60,18 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
     events.append(job, attempt.number, stream, start, new)
     attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
     attempt.lease_until = now() + attempts.LEASE
-    job.disconnected_since = None
     _take_in(job, attempt, stream, new)
 
 
 def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dict[str, Any]]) -> None:
-    before = (job.state, job.stage)
+    before = (job.state, job.stage, job.disconnected_since)
+    job.disconnected_since = None  # who reports is there
     for payload in payloads:
         if stream == "metrics":
             _metrics(job, attempt, payload)
         elif stream == "event":
             _event(job, attempt, payload)
-    if before != (job.state, job.stage):
+    if before != (job.state, job.stage, job.disconnected_since):
         events.status(job)
 
 

@@ -418,6 +418,15 @@ class TestQueue:
         assert training_jobs.push_again() == 1
         assert queue.holds(job.id, 1)
 
+    def test_a_report_of_the_machine_ends_the_absence_and_pages_hear_of_it(self, app: Flask, alice: User) -> None:
+        job = begin(make_agent_job(alice))
+        with transaction():
+            fresh(job).disconnected_since = now() - timedelta(minutes=5)
+        before = fresh(job).last_event
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "back"}])
+        told = [event.stream for event in training_jobs.queries.events_after(job.id, before, 10)]
+        assert fresh(job).disconnected_since is None and told == ["log", "status"]
+
     def test_a_machine_that_is_away_is_disconnected_and_not_failed(self, app: Flask, alice: User) -> None:
         job = begin(make_agent_job(alice))
         with transaction():
