@@ -152,7 +152,7 @@
       return {
         width: plotted.clientWidth,
         height: plotted.clientHeight,
-        padding: [8, 8, 0, 0],
+        padding: [8, 20, 0, 0],
         scales: { x: { time: true }, y: { range: (_, low, high) => chart.range(low ?? 0, high ?? 1) } },
         axes: [axis(2), axis(3)],
         legend: { show: false },
