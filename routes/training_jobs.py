@@ -11,12 +11,11 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from models.training_jobs import TrainingJob
 from routes import job_stream
-from routes.agents import shown_agents
 from routes.answers import Given, answer, form, page_of_list, read, wants_json
 from routes.guards import actor
 from routes.model_versions import shown as shown_model
 from routes.training_forms import JobForm, NewJob, ScriptForm, as_ordered, script_page, wizard
-from services import model_versions, training_jobs
+from services import agents, model_versions, training_jobs
 from services.errors import Conflict, Invalid
 
 bp = Blueprint("training_jobs", __name__)
@@ -37,7 +36,9 @@ def index() -> str:
     limit, before = page_of_list()
     jobs = training_jobs.summaries(training_jobs.list_for(actor(), limit, before)) if tab == "train" else []
     models = [shown_model(v) for v in model_versions.list_for(actor(), limit, before)] if tab == "models" else []
-    return render_template("training_jobs/index.html", tab=tab, jobs=jobs, models=models, agents=shown_agents(actor()))
+    return render_template(
+        "training_jobs/index.html", tab=tab, jobs=jobs, models=models, ready=agents.count_ready(actor())
+    )
 
 
 @bp.get("")

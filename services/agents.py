@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from agent import protocol
 from models.accounts import User
@@ -108,6 +108,12 @@ def list_for(actor: User, limit: int = 200, before: int | None = None) -> list[A
     """The machines of a member, newest first."""
     query = select(Agent).where(Agent.user_id == actor.id).order_by(Agent.id.desc()).limit(limit)
     return list(db.session.scalars(query.where(Agent.id < before) if before is not None else query))
+
+
+def count_ready(actor: User) -> int:
+    """How many machines of a member are connected and have what training needs."""
+    mine = (Agent.user_id == actor.id, Agent.ready, Agent.session.is_not(None), Agent.last_seen_at > now() - SILENCE)
+    return db.session.scalar(select(func.count()).select_from(Agent).where(*mine)) or 0
 
 
 def get_for(actor: User, agent_id: int) -> Agent:

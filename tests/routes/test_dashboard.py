@@ -1,4 +1,4 @@
-"""A member's first page."""
+"""A member's first page and the list of trainings, where there are many machines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from flask.testing import FlaskClient
 
 from models.accounts import User
 from routes.dashboard import MACHINES
+from services import agents
 from tests.factories import make_agent
 
 
@@ -16,3 +17,12 @@ def test_it_shows_the_newest_machines_and_where_the_others_are(browser: FlaskCli
     make_agent(alice, "one more")
     page = browser.get("/dashboard").text
     assert "See all machines" in page and page.count('class="clip">workstation') == MACHINES
+
+
+def test_the_list_of_trainings_says_how_many_machines_are_ready(browser: FlaskClient, alice: User) -> None:
+    assert "Connect a machine" in browser.get("/ai-training").text
+    for number in range(2):
+        make_agent(alice, f"machine {number}")
+    away = make_agent(alice, "away")
+    agents.leave([away.session or ""])
+    assert "2 of your machines are ready" in browser.get("/ai-training").text
