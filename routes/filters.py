@@ -51,17 +51,19 @@ class Assets:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # where the site is mounted and the path -> when the file changed, the address
-        self._known: dict[tuple[str, str], tuple[float, str]] = {}
+        self._known: dict[
+            str, tuple[float, str]
+        ] = {}  # path -> when the file changed, the address below the site's root
 
     def url(self, path: str) -> str:
         """The address of one file under static/."""
-        changed, here = (self._folder / path).stat().st_mtime, (request.script_root, path)
-        known = self._known.get(here)
+        changed = (self._folder / path).stat().st_mtime
+        known = self._known.get(path)
         if known is None or known[0] != changed:
             digest = sha256((self._folder / path).read_bytes()).hexdigest()[:12]
-            known = self._known[here] = (changed, url_for("static", filename=path, v=digest))
-        return known[1]
+            address = url_for("static", filename=path, v=digest).removeprefix(request.script_root)
+            known = self._known[path] = (changed, address)
+        return request.script_root + known[1]
 
 
 def ago(at: str | datetime | None) -> Markup:
