@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -16,7 +19,7 @@ from tests.running import lives, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
-AGAIN = 105
+AGAIN, AGAIN_SHORT = 105, 120  # seconds: a long job, and one of many short ones
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +87,23 @@ def test_row_3_a_runner_that_is_frozen_leaves_no_training_beside_the_next_attemp
 
 
 def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(scene: Scene, figure: Figure) -> None:
-    count = chosen(6, 100)
-    watch = Watch()
-    jobs = [scene.order("server", f"short-{number}", max_steps=3, pause=0.01) for number in range(min(count, 8))]
+    dice, count, watch = random.Random(4), chosen(6, 100), Watch()
+    jobs = [scene.order("server", f"short-{number}", max_steps=3, pause=0.01) for number in range(count)]
     killed = 0
-    while open_ := [job for job in jobs if scene.alice.job(job)["status"] not in ("completed", "failed")]:
-        assert watch.seconds < 120 + count * 5, f"{open_} wait for ever"
-        if killed < count:
-            time.sleep(0.15 + 0.37 * (killed % 4))  # before the claim, in it, at the end, between two
-            with contextlib.suppress(StopIteration, psutil.NoSuchProcess):
-                horse = scene.yard.horse()
-                victim = horse.parent() if horse is not None else scene.yard.worker()
-                assert victim is not None
-                victim.kill()
-                if horse is not None and killed % 2:
-                    horse.kill()
-                killed += 1
-        time.sleep(0.2)
+    while open_ := _open(scene, jobs):
+        assert watch.seconds < AGAIN_SHORT + 10 * count, f"{open_} wait for ever"
+        horse = scene.yard.horse()
+        if horse is None or killed == count:
+            time.sleep(0.1)
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker = horse.parent()
+            assert worker is not None
+            time.sleep(dice.uniform(0, 2))  # before the claim, in it, at the end, between two
+            worker.kill()
+            killed += 1
+            if killed % 2:
+                horse.kill()
     for job in jobs:
         told = scene.alice.job(job)
         assert told["status"] == "completed", told["error"]
@@ -108,7 +111,22 @@ def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(sc
         checks.made_what_was_counted(scene, job, 3)
         checks.every_line_once(scene, job, 3, attempt=told["attempt"])
     checks.ledger_adds_up(scene)
-    figure(f"row 4: {len(jobs)} jobs all ran, with {killed} workers killed, in {watch.seconds:.0f} s (limit 120 s)")
+    again = _seconds_between_attempts(scene, jobs)
+    figure(f"row 4: {count} jobs all ran, with {killed} workers killed, in {watch.seconds:.0f} s; {len(again)} were begun again, "
+           f"{max(again, default=0):.0f} s after their first beginning at the worst (limit 120 s)")  # fmt: skip
+    assert max(again, default=0) <= AGAIN_SHORT
+
+
+def _open(scene: Scene, jobs: list[int]) -> list[int]:
+    rows = scene.rows("SELECT id FROM training_jobs WHERE state NOT IN ('completed', 'failed')")
+    return [job for (job,) in rows if job in jobs]
+
+
+def _seconds_between_attempts(scene: Scene, jobs: list[int]) -> list[float]:
+    """From each beginning of a job to its next one."""
+    rows = scene.rows("SELECT job_id, started_at FROM attempts WHERE started_at IS NOT NULL ORDER BY job_id, number")
+    begun = [(job, datetime.fromisoformat(str(at))) for job, at in rows if job in jobs]
+    return [(later - at).total_seconds() for (job, at), (next_, later) in pairwise(begun) if job == next_]
 
 
 @pytest.mark.parametrize("trouble", ["killed", "segfault"])
