@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from .progress import STAGES, Progress
@@ -78,9 +79,9 @@ def clipped(text: str, size: int, is_ascii: bool = False) -> str:
     if cells(text) <= size:
         return text
     mark = ".." if is_ascii else "…"
-    while text and cells(text) + len(mark) > size:
-        text = text[:-1]
-    return (text.rstrip() + mark)[:size]
+    ends = accumulate(map(cells, text))  # how many cells the text takes up to each letter
+    kept = "".join(letter for letter, end in zip(text, ends, strict=True) if end + len(mark) <= size)
+    return (kept.rstrip() + mark)[:size]
 
 
 def _fitted(needed: dict[str, int], width: int) -> dict[str, int]:

@@ -34,6 +34,8 @@ def fault(text: str, flavour: Flavour) -> str | None:
         return f"A path may have at most {MAX_PATH} characters, this one has {len(text)}."
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         return "The path holds control characters. Type it again, or rename the file."
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "The path holds characters that are no text. Rename the file."
     if flavour == "windows":
         return _windows_fault(text)
     if not text.startswith(("/", "~/")):

@@ -141,9 +141,10 @@ def encode(type_: str, **fields: Any) -> str:
         text = json.dumps({"type": type_, **fields}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"a {type_} message cannot be written as JSON: {error}") from None
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_FRAME_BYTES:
+    frame = text.encode("utf-8", "replace")  # the name of a file may hold half a surrogate pair
+    if len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a {type_} message is larger than {MAX_FRAME_BYTES} bytes")
-    return text
+    return frame.decode()
 
 
 def decode(text: str | bytes, sender: Literal["agent", "server"]) -> Message:
@@ -152,6 +153,8 @@ def decode(text: str | bytes, sender: Literal["agent", "server"]) -> Message:
         raise ProtocolError("frames must be text, this one is binary")
     try:
         message = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(message, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the frame is not JSON: {error}") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

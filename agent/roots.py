@@ -6,7 +6,9 @@ The list comes from the command line of the agent and nowhere else: a server can
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -62,21 +64,30 @@ def resolve_inside(text: str, roots: Sequence[Path], kind: Literal["file", "fold
     try:
         path = Path(text).expanduser() if text.startswith("~") else Path(text)
         resolved = path.resolve()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         raise PathRefused(
-            f"{text} cannot be followed: it is a link that leads in a circle or is not readable."
+            f"{text} cannot be followed: it is a link that leads in a circle, is too long or is not readable."
         ) from None
     if not any(_lies_in(resolved, root) for root in roots):
         raise PathRefused(_outside(text, roots))
-    if not resolved.exists():
-        raise PathRefused(f"There is no {kind} {text} on this machine.")
-    if kind == "file" and not resolved.is_file():
+    _refuse_what_is_not(resolved, text, kind)
+    return resolved
+
+
+def _refuse_what_is_not(resolved: Path, text: str, kind: Literal["file", "folder"]) -> None:
+    """Raise PathRefused unless there is a file or folder here that the agent may read."""
+    try:
+        facts = resolved.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PathRefused(f"There is no {kind} {text} on this machine.") from None
+    except OSError as error:  # a name longer than the file system allows, a folder the agent may not enter
+        raise PathRefused(f"{text} cannot be looked at: {os.strerror(error.errno or errno.EIO)}.") from None
+    if kind == "file" and not stat.S_ISREG(facts.st_mode):
         raise PathRefused(f"{text} is not a file. Name the data file itself.")
-    if kind == "folder" and not resolved.is_dir():
+    if kind == "folder" and not stat.S_ISDIR(facts.st_mode):
         raise PathRefused(f"{text} is not a folder. Name the folder itself, not a file in it.")
     if not os.access(resolved, os.R_OK):
         raise PathRefused(f"The agent may not read {text}: check who owns it and its permissions.")
-    return resolved
 
 
 def _lies_in(resolved: Path, root: Path) -> bool:

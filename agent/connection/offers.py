@@ -13,17 +13,34 @@ _SPEC_TYPES: dict[str, type | tuple[type, ...]] = {
     "grace_seconds": (int, float),
 }  # fmt: skip
 
+LONGEST_NAME = 200
+MOST_BYTES = 2**53
+
 
 def checked_spec(given: Message) -> JobSpec:
-    """The spec of an offer. Its numbers become names of folders here, so their types are not taken on trust."""
+    """The spec of an offer. Its numbers become names of folders and sums of bytes here, so nothing is taken on trust.
+
+    Raises ProtocolError.
+    """
     spec = JobSpec.from_dict(given)
     for name, kind in _SPEC_TYPES.items():
         value = getattr(spec, name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ProtocolError(f"the job offer's {name} has the wrong type")
-    if spec.job < 0 or spec.attempt < 0 or not all(isinstance(file, dict) for file in spec.base_files):
+    files = [spec.data, *spec.base_files]
+    if not (0 <= spec.job < 2**31 and 0 <= spec.attempt < 2**31) or not all(map(_is_file, files)):
         raise ProtocolError("the job offer's numbers or files make no sense")
+    if len(spec.name) > LONGEST_NAME:
+        raise ProtocolError(f"the job offer's name has more than {LONGEST_NAME} characters")
     return spec
+
+
+def _is_file(given: Any) -> bool:
+    """An object whose size, where it has one, is a number of bytes."""
+    if not isinstance(given, dict):
+        return False
+    size = given.get("bytes", 0)
+    return type(size) is int and 0 <= size < MOST_BYTES
 
 
 def not_understood(given: Message, error: ProtocolError) -> Reply:

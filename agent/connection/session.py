@@ -168,7 +168,7 @@ class Session:
             return False
         text = protocol.encode("records", job=held.job, attempt=held.attempt, stream=stream, first=first, items=items)
         # Counted before it goes: the acknowledgement may arrive while `send` still waits.
-        self.window.sent(key, first + len(items) - 1, len(text.encode("utf-8", "surrogatepass")))
+        self.window.sent(key, first + len(items) - 1, len(text.encode()))
         await self.socket.send(text)
         return True
 

@@ -341,7 +341,10 @@ async def test_an_offer_that_names_no_job_is_a_breach_of_the_protocol(site: Fake
     assert answers.offers == []
 
 
-@pytest.mark.parametrize("broken", [{"parameters": []}, {"base_files": [1]}, {"mapping": "x"}])
+@pytest.mark.parametrize("broken", [
+    {"parameters": []}, {"base_files": [1]}, {"mapping": "x"}, {"data": {"kind": "dataset", "bytes": 10**400}},
+    {"base_files": [{"bytes": -1}]}, {"data": {"bytes": "1"}}, {"name": "n" * 30_000},
+])  # fmt: skip
 @played
 async def test_an_offer_that_makes_no_sense_is_refused(site: FakeServer, broken: dict[str, Any]) -> None:
     answers = Answers()

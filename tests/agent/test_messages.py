@@ -117,3 +117,18 @@ def test_a_goodbye_ends_the_session_with_its_pause(job: OneJob) -> None:
     with pytest.raises(Break, match="restart") as ended:
         asyncio.run(Session(line, Answers(job), Timings(), lambda *_: None).run())  # type: ignore[arg-type]
     assert ended.value.pause == 0.5
+
+
+@pytest.mark.parametrize("field", ["reason", "\\ud83d"])
+def test_half_a_surrogate_pair_is_no_message(field: str) -> None:
+    text = protocol.encode("bye", reason="X", retry_after=1).replace("X", field)
+    if field == "reason":
+        assert protocol.decode(text, "server")["reason"] == field
+        return
+    with pytest.raises(protocol.ProtocolError, match="not JSON"):
+        protocol.decode(text, "server")
+
+
+def test_what_is_no_text_is_replaced_before_it_is_sent() -> None:
+    frame = protocol.encode("job_refuse", job=1, attempt=1, cause="data", message="half \ud83d", advice="")
+    assert protocol.decode(frame.encode().decode(), "agent")["message"] == "half ?"

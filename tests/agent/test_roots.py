@@ -90,6 +90,21 @@ def test_texts_that_are_no_full_path_are_refused(root: Path, text: str) -> None:
         resolve_inside(text, [root], "file")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "rows.jsonl/inner", "half \ud800", "/\udfff"])
+def test_names_that_no_disk_can_hold_are_refused_with_a_sentence(root: Path, name: str) -> None:
+    for roots in ([root], []):
+        with pytest.raises(PathRefused) as refusal:
+            resolve_inside(f"{root}/{name}", roots, "file")
+        str(refusal.value).encode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_refused(root: Path) -> None:
+    (root / "inner").chmod(0)
+    with pytest.raises(PathRefused, match="cannot be"):
+        resolve_inside(f"{root}/inner/rows.jsonl", [root], "file")
+
+
 def test_a_circle_of_links_is_refused(root: Path) -> None:
     (root / "a").symlink_to(root / "b")
     (root / "b").symlink_to(root / "a")

@@ -136,6 +136,12 @@ def test_no_name_steers_the_terminal(name: str, width: int) -> None:
     assert cells(text_of(row)) <= max(width, 18)  # number, one letter and `Prepare` are the least
 
 
+def test_a_name_of_any_length_is_cut_at_once() -> None:
+    name = "数学" * 20_000
+    (row,) = job_rows([Line(1, name, Progress())], 80)
+    assert cells(text_of(row)) <= 80 and "数学数学" in text_of(row) and "…" in text_of(row)
+
+
 def test_the_address_of_a_job_follows_from_the_socket() -> None:
     assert job_url("wss://yard.example.com/agent", 7) == "https://yard.example.com/training-jobs/7"
     assert job_url("ws://localhost:5000", 12) == "http://localhost:5000/training-jobs/12"
