@@ -51,12 +51,23 @@ def _download_rest(server: Server, path: str, partial: Path, say: Say, size: int
             if response.status != 206:
                 file.truncate(0)
             _copy(response, file, say, size)
+    except _TooLong:
+        partial.unlink(missing_ok=True)
+        raise JobFailed(
+            "platform",
+            f"{partial.stem} is longer than the server announced, which was {file_size(size)}.",
+            "Press Try again. If it happens again, tell the operator.",
+        ) from None
     except Refused as refusal:
         if refusal.status != 416:
             raise
         # What lies here is longer than the file: it is another one.
         partial.unlink(missing_ok=True)
         raise Trouble("what had arrived so far does not belong to this file") from None
+
+
+class _TooLong(Exception):
+    """More bytes came than were announced: there may be no end to them, and this disk has one."""
 
 
 def _copy(response: http.client.HTTPResponse, file: IO[bytes], say: Say, size: int | None) -> None:
@@ -69,6 +80,8 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], say: Say, size: i
             raise Trouble(f"the connection broke ({error})") from None
         if not piece:
             break
+        if size is not None and file.tell() + len(piece) > size:
+            raise _TooLong
         file.write(piece)
         received += len(piece)
         say(f"Received {file_size(file.tell())} of {file_size(size)}." if size else "")

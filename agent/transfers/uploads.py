@@ -11,13 +11,15 @@ from ..words import file_size
 from .retries import persistently
 from .server import Refused, Server, Trouble
 
+CHUNK, MOST_CHUNK = 8 << 20, 64 << 20  # bytes; each is held in memory
+
 
 def upload(server: Server, file: Path, name: str, say: Say) -> str:
     """Bring a file to the server and return the id of the upload. Raises Refused."""
     size, sha256 = file.stat().st_size, file_sha256(file, say)
     order = {"name": name, "size": size, "sha256": sha256}
     made = persistently(lambda: server.request("POST", "/api/uploads", order).json(), say)
-    upload_id, chunk_bytes = str(made["id"]), int(made.get("chunk_bytes") or 8 << 20)
+    upload_id, chunk_bytes = str(made["id"]), min(max(int(made.get("chunk_bytes") or CHUNK), 1), MOST_CHUNK)
     address = f"/api/uploads/{upload_id}"
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", upload_id):
         raise Refused(0, "The server gave the upload a name this agent does not accept.")

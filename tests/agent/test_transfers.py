@@ -87,6 +87,13 @@ def test_a_file_that_is_not_what_was_announced_fails_after_a_second_try(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_without_an_end_does_not_fill_the_disk(site: FakeServer, server: Server, tmp_path: Path) -> None:
+    site.files["/api/data"] = CONTENT * 500
+    with pytest.raises(JobFailed, match="longer than the server announced") as failure:
+        download(server, "/api/data", tmp_path / "rows.jsonl", sha(CONTENT), quiet, len(CONTENT))
+    assert failure.value.cause == "platform" and list(tmp_path.iterdir()) == []
+
+
 def test_an_empty_file_is_a_file(site: FakeServer, server: Server, tmp_path: Path) -> None:
     assert fetch(site, server, tmp_path / "empty.txt", content=b"").read_bytes() == b""
 
