@@ -2,7 +2,7 @@
 
 A value counts as secret when the name of its environment variable says so (`HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`) and it
 has at least eight characters. Each line of it is masked, and the forms in which it would show up elsewhere: percent
-encoded, escaped for JSON, and in base64 at each of the three possible shifts.
+encoded (with or without its slashes, in capitals or not), escaped for JSON, and in base64 at each of the three possible shifts.
 """
 
 from __future__ import annotations
@@ -99,10 +99,11 @@ def _lines(secret: str) -> list[str]:
 
 
 def _forms(line: str) -> set[str]:
+    quoted = {urllib.parse.quote(line), urllib.parse.quote(line, safe=""), urllib.parse.quote_plus(line)}
     return {
         line,
-        urllib.parse.quote(line, safe=""),
-        urllib.parse.quote_plus(line),
+        *quoted,
+        *(re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), form) for form in quoted),
         json.dumps(line)[1:-1],
         json.dumps(line, ensure_ascii=False)[1:-1],
         *_in_base64(line),

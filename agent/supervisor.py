@@ -58,6 +58,7 @@ def supervise(path: Path) -> int:
             lambda: attempt.order() or asked_to_end.order,
             timings=timings,
             terms=task.terms.as_dict(),
+            secrets=[os.environ[name] for name in task.terms.environment if name in os.environ],
         )
         spool.close()
     return 0

@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -86,16 +86,17 @@ def run(
     blame: str = "member_machine",
     timings: Timings | None = None,
     terms: dict[str, Any] | None = None,
+    secrets: Iterable[str] = (),
 ) -> Final:
     """Execute one attempt and return how it ended; the spool is finished then, and no process of the job is alive.
 
     `folder` belongs to the job: an earlier attempt's checkpoints in it are picked up. `orders` answers stop, cancel,
     kill or None. `blame` is the cause of failures nobody foresaw: `member_machine` there, `platform` on the server.
-    `terms` is what a script is allowed here (`scripts.terms`).
+    `terms` is what a script is allowed here (`scripts.terms`). `secrets` are kept out of everything that is told, beside
+    those that the environment names as such.
     """
     timings = timings or Timings()
-    given = [os.environ[name] for name in (terms or {}).get("environment") or () if name in os.environ]
-    masker = SecretMasker.from_environment(os.environ, spec.token, *given)
+    masker = SecretMasker.from_environment(os.environ, spec.token, *secrets)
     recorder = Recorder(spool, spec, masker, timings)
     watch = Orders(orders, timings.orders)
     try:

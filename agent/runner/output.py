@@ -13,6 +13,7 @@ from ..masking import SecretMasker
 from ..spool import MAX_ITEM_BYTES, Item
 
 CHUNK_CHARACTERS = 7_000  # four bytes a character at most, so a chunk fits a record
+SAMPLE_CHARACTERS = 4_000
 LONGEST_LINE = 65_536
 MAX_METRIC_STEPS = 256
 MAX_METRIC_NAMES = 500
@@ -31,8 +32,8 @@ class LogText:
     """Turns the bytes a process prints into chunks of clean text.
 
     Bytes that are not UTF-8 are replaced and counted, terminal codes removed, secrets masked. Lines are kept whole up
-    to 64 KiB and broken with an ellipsis beyond. Of a progress bar that rewrites its line, only the newest state is
-    kept each time `take` is called.
+    to 64 KiB and broken with an ellipsis beyond, after masking: no secret is cut in two. Of a progress bar that rewrites
+    its line, only the newest state is kept each time `take` is called.
     """
 
     def __init__(self, masker: SecretMasker) -> None:
@@ -40,6 +41,7 @@ class LogText:
         self._masker = masker
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line = ""  # without its end yet
+        self._column = 0  # how far the last line has come that was taken without its end
         self._ready: list[str] = []
         self.waiting = 0  # characters ready to be taken
 
@@ -49,9 +51,8 @@ class LogText:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._add(_rewritten(line) + "\n")
-        while len(self._line) > LONGEST_LINE and "\r" not in self._line:
-            self._add(self._line[:LONGEST_LINE] + "…\n")
-            self._line = self._line[LONGEST_LINE:]
+        if len(self._line) > LONGEST_LINE:
+            self._shorten()
         if end and self._line:
             self._add(_rewritten(self._line))
             self._line = ""
@@ -67,7 +68,25 @@ class LogText:
         self._ready, self.waiting = [], 0
         if end:
             text += self._masker.flush()
-        yield from _chunks(text)
+        yield from _chunks(self._broken(text))
+
+    def _shorten(self) -> None:
+        """Of a bar keep its newest state, and of anything else nothing: it is ready though its end has not come."""
+        shown, rewritten, begun = self._line.rpartition("\r")
+        if rewritten and not begun.strip():
+            self._line = _rewritten(shown)[:LONGEST_LINE] + "\r"
+        else:
+            self._add(begun)
+            self._line = ""
+
+    def _broken(self, text: str) -> str:
+        lines = text.split("\n")
+        for number, line in enumerate(lines):
+            room = LONGEST_LINE - (self._column if number == 0 else 0)
+            pieces = [line[:room], *(line[at : at + LONGEST_LINE] for at in range(room, len(line), LONGEST_LINE))]
+            lines[number] = "…\n".join(pieces)
+        self._column = len(pieces[-1]) + (self._column if len(lines) == len(pieces) == 1 else 0)
+        return "\n".join(lines)
 
     def _add(self, text: str) -> None:
         self._ready.append(text)
@@ -178,6 +197,17 @@ class ReportLines:
                 yield report
             else:
                 self.unreadable += 1
+
+
+def in_pieces(sample: Item) -> Iterator[Item]:
+    """A sample of text in records of their size; an image comes in its pieces already."""
+    text = sample.get("text")
+    if not isinstance(text, str):
+        yield sample
+        return
+    parts = [text[start : start + SAMPLE_CHARACTERS] for start in range(0, len(text), SAMPLE_CHARACTERS)] or [""]
+    for piece, part in enumerate(parts):
+        yield {**sample, "piece": piece, "pieces": len(parts), "text": part}
 
 
 def fitting(item: Item) -> Item:

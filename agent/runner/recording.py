@@ -10,7 +10,7 @@ from ..masking import SecretMasker
 from ..protocol import JobSpec
 from ..settings import Timings
 from ..spool import Item, Spool
-from .output import LogText, MetricColumns, ReportLines, fitting
+from .output import LogText, MetricColumns, ReportLines, fitting, in_pieces
 
 GATHERED_CHARACTERS = 8_192
 # What a row of the member's data could show up in. With local data it stays on the machine.
@@ -90,7 +90,9 @@ class Recorder:
             if isinstance(step, int) and 0 <= step < 2**31 and isinstance(values, dict):
                 self._metrics.add(step, values)
         elif kind == "sample" and not self.is_private:
-            self.spool.append("samples", self._masker.mask({n: value for n, value in report.items() if n != "kind"}))
+            whole = self._masker.mask({name: value for name, value in report.items() if name != "kind"})
+            for piece in in_pieces(whole):
+                self.spool.append("samples", piece)
         elif not (self.is_private and kind in _SHOWS_ROWS):
             # What came before on the other stream is spooled first, so a checkpoint is never ahead of its steps.
             self._spool_metrics()

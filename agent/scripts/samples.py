@@ -74,13 +74,10 @@ class Samples:
             return
         number = _STEP.search(name)
         common = {"name": name[:200], "step": int(number[1]) if number else step, "type": kind, "bytes": len(data)}
-        parts = [data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES)] or [b""]
-        if kind == "text":
-            text = data.decode("utf-8", "replace")
-            parts_of_text = [text[start : start + 4_000] for start in range(0, len(text), 4_000)] or [""]
-            for piece, part in enumerate(parts_of_text):
-                yield {**common, "piece": piece, "pieces": len(parts_of_text), "text": part}
+        if kind == "text":  # whole: secrets are masked in it before it is cut
+            yield {**common, "text": data.decode("utf-8", "replace")}
             return
+        parts = [data[start : start + PIECE_BYTES] for start in range(0, len(data), PIECE_BYTES)] or [b""]
         for piece, raw in enumerate(parts):
             yield {**common, "piece": piece, "pieces": len(parts), "data": base64.b64encode(raw).decode("ascii")}
 

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import runner
@@ -473,3 +474,26 @@ def test_every_event_fits_and_is_clean_json(value: Any) -> None:
     item = fitting({"kind": "facts", "value": value})
     assert item["kind"] == "facts"
     assert len(json.dumps(item, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")) <= 32_768
+
+
+@settings(deadline=None)
+@given(st.integers(0, 80), st.lists(st.integers(1, 70_000), max_size=6))
+def test_no_secret_is_cut_in_two_where_a_long_line_is_broken(shift: int, cuts: list[int]) -> None:
+    secret, said = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", ""
+    log = LogText(SecretMasker([secret]))
+    data = b"x" * (65_536 - shift) + secret.encode() + b"y" * 140_000 + b"\nnext\n"
+    for start, end in pairwise([0, *sorted(set(cuts)), len(data)]):
+        log.feed(data[start:end])
+        said += "".join(log.take())
+    said += "".join(log.take(end=True))
+    assert said.replace("…\n", "") == data.decode().replace(secret, "***")
+    assert max(map(len, said.split("\n"))) <= 65_537 and said.endswith("\nnext\n")
+
+
+def test_a_line_that_begins_anew_and_never_ends_is_not_kept() -> None:
+    log, said = LogText(SecretMasker([])), 0
+    for piece in (b"\r", *[b"x" * 65_536] * 40, b"\rbar 1", b"\r" * 200_000, b"bar 2\r\n"):
+        log.feed(piece)
+        said += sum(map(len, log.take()))
+        assert len(log._line) <= 65_537
+    assert said > 38 * 65_536

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from agent.masking import SecretMasker
+from agent.runner.output import in_pieces
 from agent.scripts.found_files import Folder
 from agent.scripts.samples import MOST_IMAGE_BYTES, MOST_SAMPLES, Samples, kind_of
 
@@ -41,12 +43,14 @@ def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
     assert [piece["piece"] for piece in pieces] == [0, 1, 2, 3]
 
 
-def test_a_long_text_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
-    text = "Prüfung 😀\n" * 3_000
-    (tmp_path / "story.md").write_text(text)
-    pieces = taken(Samples(Folder(tmp_path), 0), step=9)
-    assert "".join(piece["text"] for piece in pieces) == text
+def test_a_long_text_comes_in_pieces_that_add_up_with_no_secret_cut_in_two(tmp_path: Path) -> None:
+    secret, text = "sk-live-0123456789abcdef", "Prüfung 😀\n" * 3_000
+    (tmp_path / "story.md").write_text(text[:3_990] + secret + text[3_990:])
+    (whole,) = taken(Samples(Folder(tmp_path), 0), step=9)
+    pieces = list(in_pieces(SecretMasker([secret]).mask(whole)))
+    assert "".join(piece["text"] for piece in pieces) == text[:3_990] + "***" + text[3_990:]
     assert all(piece["step"] == 9 and len(piece["text"]) <= 4_000 for piece in pieces)
+    assert [(piece["piece"], piece["pieces"]) for piece in pieces] == [(n, len(pieces)) for n in range(len(pieces))]
 
 
 @pytest.mark.parametrize(
