@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         MAX_CONTENT_LENGTH=1024 * 1024, MAX_FORM_MEMORY_SIZE=500_000, MAX_FORM_PARTS=1000,
         SESSION_COOKIE_NAME="session", SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.is_https, PERMANENT_SESSION_LIFETIME=30 * 86400,
+        SESSION_REFRESH_EACH_REQUEST=False,
     )  # fmt: skip
     app.url_map.strict_slashes = False
     app.url_map.converters["int"] = Id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import date
 from typing import Any
 
 from flask import Flask, g, redirect, request, session, url_for
@@ -17,6 +18,7 @@ from services import accounts, api_keys, training_jobs
 from services.errors import Forbidden, Invalid, NotFound, Unauthorized
 
 login_manager = LoginManager()
+DAY = "day"  # in a session: on which day its cookie was given out
 
 
 class ForeignSite(Forbidden):
@@ -36,6 +38,7 @@ def init_app(app: Flask) -> None:
     login_manager.request_loader(_by_bearer)
     app.before_request(_refuse_foreign_site)
     app.before_request(_refuse_key_in_address)
+    app.before_request(_keep_session)
 
 
 def begin_session(user: User) -> None:
@@ -43,8 +46,21 @@ def begin_session(user: User) -> None:
     token = accounts.begin_session(user)  # first: where it cannot be stored, the old session goes on
     session.clear()
     session.permanent = True
+    session[DAY] = date.today().toordinal()
     user.session_token = token  # type: ignore[misc]
     login_user(user)
+
+
+def _keep_session() -> None:
+    """Begin the thirty days of a session anew, once a day, with a page that its member opens.
+
+    Not with every answer, as Flask does: what is answered to a request of a moment ago, for a picture, would bring back the
+    session of a moment ago, and a message for the next page would never be seen.
+    """
+    if request.endpoint == "static" or request.method != "GET" or wants_json() or not session.permanent:
+        return
+    if session.get(DAY) != date.today().toordinal():
+        session[DAY] = date.today().toordinal()
 
 
 def actor() -> User:

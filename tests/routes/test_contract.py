@@ -485,6 +485,23 @@ class TestDoors:
         ]
         assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
 
+    def test_an_answer_to_an_old_request_does_not_bring_back_an_old_session(
+        self, sqlite_app: Flask, browser: FlaskClient
+    ) -> None:
+        page = {"Accept": "text/html"}
+        for path, headers in (("/static/css/trainyard.css", {}), ("/api/subscription", {}), ("/dashboard", page)):
+            answer = browser.get(path, headers=headers)
+            assert answer.status_code == 200 and "Set-Cookie" not in answer.headers, path
+
+    def test_a_session_is_begun_anew_once_a_day_with_a_page(self, sqlite_app: Flask, browser: FlaskClient) -> None:
+        with browser.session_transaction() as session:
+            session["day"] -= 1
+        page = {"Accept": "text/html"}
+        assert "Set-Cookie" not in browser.get("/static/css/trainyard.css").headers
+        assert "Set-Cookie" not in browser.get("/api/subscription").headers
+        assert "Expires=" in browser.get("/dashboard", headers=page).headers["Set-Cookie"]
+        assert "Set-Cookie" not in browser.get("/dashboard", headers=page).headers
+
     def test_a_stranger_gets_404_for_every_foreign_id(self, sqlite_app: Flask, browser: FlaskClient) -> None:
         """Walks the URL map: whatever takes an id of alice's answers bob as if it did not exist."""
         alice = member("alice")
