@@ -85,7 +85,8 @@ def main(given: Report, events: int) -> int:
     """
     stop = StopFlag()
     reporter = Reporter(events)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):  # the name of a file need not be text
+        stream.reconfigure(errors="replace", line_buffering=True)  # type: ignore[union-attr]
     try:
         end = _carry_out(given, reporter, stop)
     except JobFailed as failure:

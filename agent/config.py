@@ -26,7 +26,10 @@ LONGEST_NAME = 80
 
 
 def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argparse.Namespace:
-    """`typed` with everything that was not typed filled in from the other places. Raises Usage."""
+    """`typed` with everything that was not typed filled in from the other places. Raises Usage.
+
+    `switched_off` names the switches that were typed with a `no`: the file may say otherwise.
+    """
     try:
         given = _file(typed)
     except BadConfig as fault:
@@ -35,12 +38,15 @@ def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argpar
         "api_key": environment.get(settings.API_KEY),
         "server_url": environment.get(settings.SERVER_URL),
     }
+    if typed.verb == "upload":
+        given.pop("name", None)  # that of the machine
     whole = argparse.Namespace(**vars(typed))
     for name, default in _defaults().items():
         for value in (getattr(typed, name, None), from_environment.get(name) or None, given.get(name), default):
             if value is not None:
                 break
         setattr(whole, name, value)
+    whole.switched_off = [name for name in ("allow_scripts", "insecure") if getattr(typed, name, None) is False]
     whole.home = Path(whole.home).expanduser().resolve()
     return whole
 

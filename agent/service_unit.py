@@ -34,7 +34,8 @@ def arguments(options: argparse.Namespace) -> list[str]:
     for name in options.pass_env:
         typed += ["--pass-env", name]
     typed += ["--allow-scripts"] if options.allow_scripts else []
-    return typed + (["--insecure"] if options.insecure else [])
+    typed += ["--insecure"] if options.insecure else []
+    return typed + [f"--no-{name.replace('_', '-')}" for name in options.switched_off]
 
 
 def systemd(command: Sequence[str], environment: Mapping[str, str], home: Path) -> str:

@@ -60,7 +60,7 @@ def upload_model(
     """Upload the files and return a sentence about the model they became. Raises NotUploaded."""
     found = look(path)
     server, say = Server(http_base(server_url), key), Sayer()
-    order: dict[str, object] = {"name": name or path.resolve().stem}
+    order: dict[str, object] = {"name": name or path.resolve().name if path.is_dir() else path.stem}
     order |= {"description": description} if description else {}
     order |= {"base_model": base_model} if base_model else {}
     try:

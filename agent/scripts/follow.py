@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import selectors
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,7 @@ _MOST_NAMES = 50
 _TAIL_BYTES = 4096
 _ERROR = re.compile(rb"^\w[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
 _MISSING = re.compile(rb"ModuleNotFoundError: No module named '([\w.]{1,80})'")
+_SIGNALS = {number.value for number in signal.Signals}  # a box tells of one as a shell does, as 128 and its number
 _NUMBER = re.compile(r"(\d{1,9})(?!.*\d)")  # the last one: ckpt-200, step_200/model.pt
 
 
@@ -97,7 +99,7 @@ class Follower:
             self._pass_on_a_stop()
             verdict = self._look() or verdict
             self._look_at_files()
-        self.exit_code = code if code < 128 else 128 - code
+        self.exit_code = -(code - 128) if self._setup.terms.sandbox and code - 128 in _SIGNALS else code
         self._drain()
         self._look_at_files(last=True)
         return verdict or self._running.verdict(code)

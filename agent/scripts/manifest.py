@@ -91,7 +91,7 @@ def parse(data: bytes) -> Manifest:
         raise BadManifest(f"{NAME} is larger than {MOST_BYTES // 1024} KiB.")
     try:
         given = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise BadManifest(f"{NAME} is not valid TOML: {error}.") from None
     unknown = sorted(set(given) - set(_KNOWN))
     if unknown:
@@ -280,6 +280,9 @@ def _bound(table: dict[str, Any], key: str, where: str) -> float | None:
     bound = table.get(key)
     if bound is None:
         return None
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-        raise BadManifest(f"{where}: {key} must be a number.")
-    return float(bound)
+    try:
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise BadManifest(f"{where}: {key} must be a number.")
+        return float(bound)
+    except OverflowError:
+        raise BadManifest(f"{where}: {key} is too large.") from None

@@ -66,6 +66,12 @@ def test_what_is_typed_replaces_lists_and_switches_of_the_file(home: Path) -> No
     assert (found.root, found.allow_scripts, found.max_jobs) == (["/b", "/c"], False, 2)
 
 
+def test_the_name_of_the_machine_is_no_name_of_what_it_uploads(home: Path) -> None:
+    write(home / ".trainyard" / "agent.toml", 'name = "desk"\n')
+    assert settled().name == "desk"
+    assert config.settled(parser().parse_args(["upload", "rows.jsonl"]), {}).name is None
+
+
 def test_without_anything_the_defaults_hold(home: Path) -> None:
     found = settled()
     assert (found.root, found.max_jobs, found.hours, found.allow_scripts, found.pass_env) == ([], 1, [], False, [])

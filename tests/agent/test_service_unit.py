@@ -26,6 +26,20 @@ def test_the_options_of_the_service_are_those_that_were_typed(tmp_path: Path, mo
     assert again.api_key is None
 
 
+def test_a_switch_that_was_typed_off_stays_off_whatever_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".trainyard" / "agent.toml"
+    file.parent.mkdir()
+    file.write_text("allow_scripts = true\ninsecure = true\n")
+    off = settled(parser().parse_args(["service", *TYPED[:2], "--no-allow-scripts", "--no-insecure"]), {})
+    again = settled(parser().parse_args(["connect", *service_unit.arguments(off)]), {})
+    assert (again.allow_scripts, again.insecure) == (False, False)
+    usual = settled(parser().parse_args(["service", *TYPED[:2]]), {})
+    assert not any(word.startswith("--no-") for word in service_unit.arguments(usual))
+
+
 def lines(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 

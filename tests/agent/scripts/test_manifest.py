@@ -115,6 +115,8 @@ def test_values_that_do_not_fit_get_a_sentence_each() -> None:
         ("[parameters.lr]\ntype = 'number'", "type must be one of"),
         ("[parameters.lr]\ntype = 'float'\ndefault = 'x'", "default: lr must be a number"),
         ("[parameters.lr]\ntype = 'float'\nminimum = nan", "minimum must be a number"),
+        ("[parameters.lr]\ntype = 'float'\nminimum = 1" + "0" * 400, "minimum is too large"),
+        ("[parameters.lr]\ntype = 'int'\ndefault = 1" + "0" * 5_000, "is not valid TOML"),
         ("[parameters.m]\ntype = 'choice'", "needs choices"),
         ("[parameters.m]\nkind = 'int'", "there is no key 'kind'"),
         ("[parameters.'a b']", "a parameter is a table with a name"),
