@@ -26,7 +26,7 @@ from .session import Break, Session, Tell, too_old
 from .websocket import open_socket
 
 LONGEST_RETRY_AFTER = 3600.0
-GROWTH = 1.6
+GROWTH, MOST_GROWTH = 1.6, 20  # times: what grows without end is no number any more after some hours
 QUICK_SECONDS, QUICK_PAUSE = 15.0, 1.4  # a server that was there a moment ago is tried again and again for a while
 
 
@@ -81,7 +81,7 @@ class Connection:
     def _longest_pause(self, tries: int) -> float:
         """Full jitter in a window that grows with the tries; on a wire that comes and goes it stays small, or every time
         the wire is there would be slept through."""
-        longest = min(self._timings.backoff, GROWTH**tries)
+        longest = min(self._timings.backoff, GROWTH ** min(tries, MOST_GROWTH))
         was_there = time.monotonic() - self._welcome_until < QUICK_SECONDS
         return min(longest, QUICK_PAUSE) if was_there else longest
 

@@ -11,7 +11,7 @@ from ..runner import Say
 from .server import Trouble
 
 GIVE_UP_AFTER = 24 * 3600.0
-LONGEST_PAUSE = 60.0
+LONGEST_PAUSE, MOST_GROWTH = 60.0, 10
 
 
 def persistently(work: Callable[[], Any], say: Say, give_up_after: float = GIVE_UP_AFTER) -> Any:
@@ -27,7 +27,7 @@ def persistently(work: Callable[[], Any], say: Say, give_up_after: float = GIVE_
         except Trouble as trouble:
             if time.monotonic() - began > give_up_after:
                 raise TimeoutError(f"given up after {give_up_after / 3600:.0f} hours: {trouble}") from None
-            window = min(LONGEST_PAUSE, 0.5 * 2**tries)
+            window = min(LONGEST_PAUSE, 0.5 * 2 ** min(tries, MOST_GROWTH))
             tries += 1
             _wait(trouble.pause if trouble.pause is not None else random.uniform(0, window), trouble, say)  # noqa: S311
 

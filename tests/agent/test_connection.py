@@ -459,6 +459,12 @@ async def test_no_redirect_is_followed(site: FakeServer) -> None:
 KEY_OF_LOG = (1, 1, "log")
 
 
+def test_a_server_that_is_away_for_weeks_is_still_tried() -> None:
+    connection = Connection("ws://127.0.0.1:1", "key", Answers(), Timings(backoff=15.0), lambda *_: None)
+    pauses = [connection._longest_pause(tries) for tries in range(10_000)]
+    assert pauses == sorted(pauses) and pauses[0] == 1.0 and pauses[-1] == 15.0
+
+
 def test_the_window_counts_what_flies() -> None:
     window = Window(100_000, 10)
     window.begin(KEY_OF_LOG, 5)

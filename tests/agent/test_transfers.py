@@ -181,6 +181,19 @@ def test_waiting_is_told_and_can_be_interrupted(monkeypatch: pytest.MonkeyPatch)
     assert "Waiting: the server answered 503: busy." in said
 
 
+def test_a_server_that_is_away_for_hours_is_still_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows: list[float] = []
+    monkeypatch.setattr(retries.random, "uniform", lambda _low, high: windows.append(high) or 0.0)
+
+    def work() -> str:
+        if len(windows) < 3_000:
+            raise Trouble("nothing answers")
+        return "there"
+
+    assert persistently(work, quiet) == "there"
+    assert windows == sorted(windows) and windows[0] == 0.5 and windows[-1] == 60.0
+
+
 def test_after_a_day_it_gives_up() -> None:
     def work() -> None:
         raise Trouble("nobody there")
