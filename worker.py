@@ -101,6 +101,16 @@ class TrainingWorker(Worker):
         if self.presence is not None:
             self.presence.renew()
 
+    def maintain_heartbeats(self, job: Job) -> None:
+        """RQ's, which may fail: with Redis away the training goes on, and so does whoever waits for its end."""
+        with contextlib.suppress(RedisError):
+            super().maintain_heartbeats(job)
+
+    def set_current_job_working_time(self, current_job_working_time: float) -> None:
+        """The same."""
+        with contextlib.suppress(RedisError):
+            super().set_current_job_working_time(current_job_working_time)
+
     def monitor_work_horse(self, job: Job, queue: RqQueue) -> None:
         """RQ's, and then put away what it notes of an entry that was forgotten meanwhile: a sign of life and nothing else."""
         super().monitor_work_horse(job, queue)
@@ -169,6 +179,7 @@ class Line:
         self._nudged = False
         self._ending = threading.Event()
         self._heard = time.monotonic()
+        self._worker = os.getppid()
         self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
         self._thread.start()
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
@@ -203,13 +214,15 @@ class Line:
     def _pass_on(self) -> None:
         renewed = float("-inf")
         while not self._ending.is_set():
+            if os.getppid() != self._worker:  # it was killed: nobody could end this process, and its place is taken
+                self._asked_to_end = True
             try:
                 if time.monotonic() - renewed > RENEW_SECONDS or self._nudged:
                     self._nudged = False
                     self._order = training_jobs.renew(self._spec.job, self._spec.attempt)
                     renewed = self._heard = time.monotonic()
                     self._pulse.beat()
-                self._forward()
+                self._forward(RENEW_SECONDS)
             except (NotFound, Conflict):  # the attempt is over for the server
                 self._order = "cancel"
             except Exception as error:  # the database is away; the spool keeps everything
@@ -219,10 +232,15 @@ class Line:
                 release()
             self._ending.wait(FORWARD_SECONDS)
 
-    def _forward(self) -> None:
+    def _forward(self, seconds: float = float("inf")) -> None:
+        """Store what is in the spool, for so long at most and until an order may have come: a training that prints faster
+        than it can be stored must still keep its lease and obey."""
+        end = time.monotonic() + seconds
         while given := self._unsent():
             for stream, through in self._stored(given).items():
                 self._spool.acknowledge(stream, through)
+            if time.monotonic() >= end or self._nudged:
+                return
 
     def _unsent(self) -> dict[str, Batch]:
         read = {s: self._spool.read(s, self._spool.acknowledged[s], BATCH_BYTES) for s in STREAMS}
