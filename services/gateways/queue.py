@@ -11,7 +11,7 @@ import redis
 import structlog
 from rq import Queue as RqQueue
 from rq.exceptions import NoSuchJobError
-from rq.job import Job, JobStatus
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 ORDER = ("first", "high", "normal")
@@ -38,13 +38,11 @@ class Queue:
     def holds(self, job_id: int, attempt: int) -> bool:
         """Whether the entry still waits to be taken; True when Redis cannot be asked.
 
-        One that was taken counts as gone: a second push is harmless, because a claim is a compare-and-set.
+        One that was taken counts as gone, though nobody may have begun it: a second push is harmless, because a claim is a
+        compare-and-set. RQ's own word for it, its status, stays `queued` when a worker dies with what it has just taken.
         """
         try:
-            job = Job.fetch(entry_id(job_id, attempt), connection=self.connection, serializer=JSONSerializer)
-            return job.get_status() == JobStatus.QUEUED
-        except NoSuchJobError:
-            return False
+            return any(self.connection.lpos(queue.key, entry_id(job_id, attempt)) is not None for queue in self.all())
         except redis.RedisError:
             return True
 
