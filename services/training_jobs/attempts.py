@@ -5,11 +5,12 @@ Every verb names the attempt it speaks for; what speaks for an old one changes n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from agent.protocol import CAUSES, OUTCOMES, JobSpec
 from models.base import add, changed, db, now, transaction
@@ -61,6 +62,9 @@ class Final:
             cause = "member_machine"
         texts = [clean(told.get(name), 4000) for name in ("message", "advice")]
         return cls(told["outcome"], cause, texts[0], texts[1], told.get("last"), told.get("log_sha256"))
+
+
+UNORDERED = Final("failed", advice="Press Try again: it goes on from the last checkpoint.")
 
 
 def open_first(job: TrainingJob) -> None:
@@ -197,6 +201,12 @@ def open_next(job: TrainingJob) -> None:
 
 
 def _checked_outcome(job: TrainingJob, final: Final) -> Final:
+    """What the end is taken for: a runner tells what it did, and the order it did it for is known here."""
+    if final.outcome == "cancelled":  # a member's cancel is not waited for: the job would not be running any more
+        message = final.message or "The training was ended, though nobody had ordered it."
+        return replace(UNORDERED, cause="platform" if job.on_server else "member_machine", message=message)
+    if final.outcome == "stopped" and job.stop_mode is None and job.on_server:
+        return replace(final, cause="preempted")  # the worker was asked to end, not the job
     if final.outcome == "completed":
         version = model_versions.of_job(job.id)
         if version is None and job.recipe == RECIPE:
@@ -238,7 +248,7 @@ def _stopped(job: TrainingJob, final: Final) -> None:
     elif job.stop_mode == "at_most":
         _pause(job, "out_of_credits", *AT_MOST_REACHED)
     elif job.stop_mode is None and job.on_server:
-        open_next(job)  # the worker was asked to end, not the job
+        open_next(job)
     else:
         _pause(job, None, None, None)
 
@@ -255,9 +265,17 @@ def _failed(job: TrainingJob, final: Final) -> None:
     job.state, job.finished_at, job.stop_mode = "failed", now(), None
     job.error_cause, job.error_message, job.error_advice = final.cause, final.message, final.advice
     if final.cause in OURS and job.on_server:
-        for number in range(1, job.attempt + 1):
+        for number in _ended_by_us(job):
             reason = f"{job.name}: attempt {number}, the training failed on our side"
             job.refunded += credits.refund(job.user_id, job.id, number, reason=reason)
+
+
+def _ended_by_us(job: TrainingJob) -> list[int]:
+    """The attempts that came to nothing through us, the last one first: back to where the member ordered something."""
+    rows = db.session.execute(
+        select(Attempt.number, Attempt.cause).where(Attempt.job_id == job.id).order_by(Attempt.number.desc())
+    )
+    return [number for number, _ in takewhile(lambda row: row.cause in OURS, rows)]
 
 
 _NEXT = {"completed": _complete, "stopped": _stopped, "cancelled": _cancelled, "failed": _failed}

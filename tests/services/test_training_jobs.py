@@ -194,6 +194,37 @@ class TestAttempts:
         assert sum(line["credits"] for line in receipt) == 0 and len(receipt) == 8
         assert reconcile() == []
 
+    def test_what_was_paid_before_the_member_paused_it_is_not_paid_back(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 2)])
+        training_jobs.stop(alice, job.id)
+        training_jobs.end(job.id, 1, Final("stopped"))
+        training_jobs.resume(alice, job.id)
+        for attempt in (2, 3, 4, 5, 6):
+            begin(job)
+            training_jobs.record(job.id, attempt, "metrics", 1, [steps(3, 4)])
+            training_jobs.end(
+                job.id, attempt, Final("stopped") if attempt == 3 else LOST
+            )  # 3: the worker was asked to end
+        job = fresh(job)
+        assert (job.state, job.charged, job.refunded) == ("failed", 6, 5)
+        assert reconcile() == []
+
+    @pytest.mark.parametrize("place", ["server", "machine"])
+    def test_a_training_that_was_ended_without_an_order_is_not_cancelled_for_good(
+        self, app: Flask, alice: User, place: str
+    ) -> None:
+        job = begin(make_server_job(alice) if place == "server" else make_agent_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 2)])
+        training_jobs.end(job.id, 1, Final("cancelled"))
+        job = fresh(job)
+        if place == "server":
+            assert (job.state, job.attempt, job.charged, job.refunded) == ("queued", 2, 1, 1)
+        else:
+            assert (job.state, job.error_cause) == ("failed", "member_machine")
+            assert training_jobs.retry(alice, job.id).state == "queued"
+        assert reconcile() == []
+
     def test_a_failure_of_the_members_data_is_charged_and_not_tried_again(self, app: Flask, alice: User) -> None:
         job = begin(make_server_job(alice))
         training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 2)])
