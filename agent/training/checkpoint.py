@@ -61,9 +61,10 @@ def write(
     position: dict[str, Any],
     log: Path,
 ) -> Checkpoint:
-    """Write checkpoint-{step} under `folder` and let all but the last two go.
+    """Write checkpoint-{step} under `folder` and let all go but this one and the one before it.
 
-    `weights` is the name of their file and the tensors. AgentFailed if the disk is full.
+    Newer ones could not be used, or training would not be here. `weights` is the name of their file and the tensors.
+    AgentFailed if the disk is full.
     """
     target = folder / f"{_PREFIX}{step}"
     with published(target) as aside:
@@ -74,7 +75,8 @@ def write(
         shutil.copyfile(log, aside / LOG)
         entries = {path.name: _entry(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
-    for old in _folders(folder)[KEPT:]:
+    kept = [one for one in _folders(folder) if _step(one) <= step][:KEPT]
+    for old in set(_folders(folder)) - set(kept):
         shutil.rmtree(old, ignore_errors=True)
     return Checkpoint(target, step, file_sha256(target / MANIFEST))
 

@@ -119,3 +119,13 @@ def test_publishing_that_fails_publishes_nothing(tmp_path: Path) -> None:
         (aside / "file").write_text("half")
         raise ValueError("boom")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_newer_ones_that_cannot_be_used_give_way_to_what_is_written_now(folder: Path) -> None:
+    for step in (100, 110):
+        (write(folder, step).folder / "model.safetensors").unlink()
+    assert checkpoint.latest(folder) is None
+    write(folder, 10)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10"]
+    assert write(folder, 20) == checkpoint.latest(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-20"]
