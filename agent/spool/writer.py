@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .segments import Segment, first_numbers, segment_path
 
 SEGMENT_BYTES = 8 << 20
 SYNC_BYTES = 256 << 10
+Span = tuple[int, int]  # the first and the last number of records in a row
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,12 @@ class Spool(SpoolReader):
         self._log = LogSum()
         self._unsynced = 0
         self._synced_at = time.monotonic()
+        self._lost, self._declared = list[Span](), list[Span]()  # of the log: what is not there, and what is said of it
         for stream in STREAMS:
             self._recover(stream)
         self._reserve = Reserve(folder / "reserve", is_wanted=self.final is None)
+        if self.final is None:
+            self._declare_what_is_lost()
 
     @property
     def last(self) -> dict[str, int]:
@@ -154,7 +158,10 @@ class Spool(SpoolReader):
             if stream == "log":
                 if record[0] != expected:
                     self._log.forget()
+                    self._lost.append((expected, record[0] - 1))
                 self._log.add(json.loads(record[1]).get("text", ""))
+            elif stream == "event" and b'"gap"' in record[1]:
+                self._note_declared(json.loads(record[1]))
             expected = record[0] + 1
         if cursor.segment:
             os.truncate(segment_path(self.folder, stream, cursor.segment), cursor.offset)
@@ -166,6 +173,16 @@ class Spool(SpoolReader):
         self._numbers[stream] = max(cursor.number, self.acknowledged[stream])
         if stream == "log" and self._numbers[stream] > cursor.number:
             self._log.forget()
+
+    def _note_declared(self, event: Item) -> None:
+        if event.get("kind") == "gap" and event.get("stream") == "log":
+            self._declared.append((event["first"], event["last"]))
+
+    def _declare_what_is_lost(self) -> None:
+        """Note the gaps whose events are lost: a crash came between giving up log and saying so."""
+        for first, last in self._lost:
+            for begin, end in _uncovered((max(first, self.acknowledged["log"] + 1), last), self._declared):
+                self._note_gap(begin, end, 0)
 
     def _write(self, stream: str, number: int, payload: bytes) -> None:
         if self._waiting and stream != "log":
@@ -263,3 +280,16 @@ class Spool(SpoolReader):
         self._numbers["event"] += 1
         gap = {"kind": "gap", "stream": "log", "first": first, "last": last, "bytes": size}
         self._write("event", self._numbers["event"], json.dumps(gap, separators=(",", ":")).encode())
+
+
+def _uncovered(span: Span, covers: list[Span]) -> Iterator[Span]:
+    """The parts of a span, first and last included, that none of these covers."""
+    first, last = span
+    for begin, end in sorted(covers):
+        if first < begin:
+            yield first, min(begin - 1, last)
+        first = max(first, end + 1)
+        if first > last:
+            return
+    if first <= last:
+        yield first, last

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agent.files import write_atomically
 from agent.spool import Final, Spool, SpoolReader
+from agent.spool.writer import _uncovered
 
 COMPLETED = Final("completed")
 
@@ -253,6 +254,38 @@ def test_over_budget_unsent_log_leaves_a_gap_that_says_how_much_and_the_rest_is_
     assert lost and all(gap["bytes"] > 0 for gap in gaps)
     assert len(reader.read("metrics", 0, 1 << 20)[1]) == 20
     assert spool.finish(COMPLETED)["log_sha256"] == ""
+
+
+def test_a_crash_between_giving_up_log_and_saying_so_leaves_a_gap_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, budget_bytes=3_000, segment_bytes=1_000)
+    fill(spool, 150)
+    declared = len([item for item in spool.read("event", 0, 1 << 20)[1] if item["kind"] == "gap"])
+    with monkeypatch.context() as crash:
+        crash.setattr(Spool, "_note_gap", lambda *_: None)
+        fill(spool, 150, start=151)
+    spool.close()
+    assert declared
+    for _ in range(2):  # once is enough
+        spool = Spool(tmp_path)
+        gaps = [item for item in spool.read("event", 0, 1 << 20)[1] if item["kind"] == "gap"]
+        lost = [number for gap in gaps for number in range(gap["first"], gap["last"] + 1)]
+        read = texts(spool)
+        assert [number for number, text in enumerate(read, 1) if text == ""] == lost
+        spool.close()
+    assert len(gaps) == declared + 1 and read[-1] == "0000000300\n"
+
+
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)).map(sorted),
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)).map(sorted), max_size=5),
+)
+def test_what_no_gap_covers_is_exactly_that(span: list[int], covers: list[list[int]]) -> None:
+    covered = {number for first, last in covers for number in range(first, last + 1)}
+    parts = list(_uncovered((span[0], span[1]), [(first, last) for first, last in covers]))
+    found = [number for first, last in parts for number in range(first, last + 1)]
+    assert found == [number for number in range(span[0], span[1] + 1) if number not in covered]
 
 
 class FullDisk:
