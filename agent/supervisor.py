@@ -44,6 +44,8 @@ def supervise(path: Path) -> int:
         if not alone:
             return 0
         attempt.note_process("supervisor", os.getpid())
+        if not attempt.is_open:  # it was abandoned before this process was known
+            return 0
         spool = Spool(attempt.spool, sync_seconds=timings.sync)
         if spool.final is not None:
             return 0

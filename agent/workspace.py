@@ -26,6 +26,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,18 @@ class AttemptFolder:
         """Leave an order for the supervisor; a weaker one than before changes nothing."""
         before = self.order()
         if before is None or ORDERS.index(order) > ORDERS.index(before):
-            write_atomically(self.path / "order", order)
+            try:
+                write_atomically(self.path / "order", order)
+            except OSError:  # a full disk
+                self._signal(order)
+
+    def _signal(self, order: str) -> None:
+        """The same without a file: to the supervisor SIGTERM is a stop; other orders end everything at once."""
+        noted = self.process("supervisor")
+        if order != "stop" or noted is None:
+            self.end_processes()
+        elif processes.is_alive(noted["pid"], noted["known_as"]):
+            os.kill(noted["pid"], signal.SIGTERM)
 
     def order(self) -> str | None:
         try:
@@ -170,14 +182,22 @@ class AttemptFolder:
         if outcome in ("completed", "cancelled"):
             for name in ("data", "base"):
                 shutil.rmtree(self.job_folder / name, ignore_errors=True)
-        write_atomically(self.path / "closed", outcome)
+        self._mark("closed", outcome)
         self.forget()
 
     def abandon(self) -> None:
         """The server wants nothing more of this attempt: end it, keep what it made."""
         self.end_processes()
-        write_atomically(self.path / "abandoned", "")
+        self._mark("abandoned")
+        self.end_processes()  # a supervisor that has begun meanwhile; a later one sees the mark
         self.forget()
+
+    def _mark(self, name: str, text: str = "") -> None:
+        try:
+            write_atomically(self.path / name, text)
+        except OSError:  # a full disk; the spool is what fills it, and nobody needs it any more
+            shutil.rmtree(self.spool, ignore_errors=True)
+            write_atomically(self.path / name, text)
 
     def forget(self) -> None:
         """Remove what nobody needs once an attempt is over: the spool, the token, the notes about processes."""

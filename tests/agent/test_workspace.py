@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent import workspace as workspace_module
+from agent.files import write_atomically
 from agent.protocol import JobSpec
 from agent.scripts.terms import Terms
 from agent.settings import Timings
@@ -108,6 +114,82 @@ def test_an_order_is_never_weakened(tmp_path: Path) -> None:
     for order, stands in (("stop", "stop"), ("kill", "kill"), ("stop", "kill"), ("cancel", "kill")):
         folder.give_order(order)
         assert folder.order() == stands
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], bool]], None]:
+    """Let nothing be written while what is given says that the disk is full."""
+
+    def fill(is_full: Callable[[], bool]) -> None:
+        def write(path: Path, text: str) -> None:
+            if is_full():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_atomically(path, text)
+
+        monkeypatch.setattr(workspace_module, "write_atomically", write)
+
+    return fill
+
+
+@pytest.fixture
+def supervisor() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that could be a supervisor: it leads a group of its own."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True) as one:
+        yield one
+        one.kill()
+
+
+@pytest.mark.parametrize(
+    ("order", "number"), [("stop", signal.SIGTERM), ("cancel", signal.SIGKILL), ("kill", signal.SIGKILL)]
+)
+def test_on_a_full_disk_an_order_reaches_the_supervisor_all_the_same(
+    tmp_path: Path,
+    full: Callable[[Callable[[], bool]], None],
+    supervisor: subprocess.Popen[bytes],
+    order: str,
+    number: int,
+) -> None:
+    folder = Workspace(tmp_path, URL).attempt(3, 1)
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
+    folder.note_process("supervisor", supervisor.pid)
+    full(lambda: True)
+    folder.give_order(order)
+    assert supervisor.wait(10) == -number
+
+
+@pytest.mark.parametrize("verb", ["close", "abandon"])
+def test_on_a_full_disk_the_spool_makes_room_for_the_end(
+    tmp_path: Path, full: Callable[[Callable[[], bool]], None], verb: str
+) -> None:
+    folder = Workspace(tmp_path, URL).attempt(3, 1)
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
+    Spool(folder.spool).close()
+    full(folder.spool.exists)
+    folder.close("failed") if verb == "close" else folder.abandon()
+    assert not folder.is_open and not folder.spool.exists()
+
+
+def test_a_supervisor_that_begins_while_its_attempt_is_abandoned_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervisor: subprocess.Popen[bytes]
+) -> None:
+    folder = Workspace(tmp_path, URL).attempt(3, 1)
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
+
+    def begin(path: Path, text: str) -> None:
+        folder.note_process("supervisor", supervisor.pid) if path.name == "abandoned" else None
+        write_atomically(path, text)
+
+    monkeypatch.setattr(workspace_module, "write_atomically", begin)
+    folder.abandon()
+    assert supervisor.wait(10) == -signal.SIGKILL
+
+
+def test_a_supervisor_of_an_abandoned_attempt_does_nothing(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path, URL).attempt(3, 1)
+    folder.write_task(Task(spec(), URL, Terms(), Timings()))
+    (folder.path / "abandoned").touch()
+    done = subprocess.run([sys.executable, "-m", "agent", "supervise", str(folder.path)], timeout=60, check=False)
+    assert done.returncode == 0 and not folder.spool.exists()
 
 
 def test_a_process_of_the_same_number_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
