@@ -90,8 +90,20 @@ class Database:
         self._listeners = [("begin", self._begin), ("before_cursor_execute", self._execute), ("commit", self._commit)]
         for name, listener in self._listeners:
             event.listen(self._engine, name, listener)
+        self._looking = self._engine.raw_connection()  # a scenario looks often, and whatever the trouble
+
+    def look(self, statement: str) -> list[tuple[Any, ...]]:
+        """The rows of a query as they are stored, past everything that costs time."""
+        cursor = self._looking.cursor()
+        try:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
+            self._looking.rollback()
 
     def close(self) -> None:
+        self._looking.close()
         for name, listener in self._listeners:
             event.remove(self._engine, name, listener)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from agent.protocol import Message
 from agent.spool import Final, Item
@@ -112,8 +112,8 @@ class World:
             return db.session.get_one(TrainingJob, number)
 
     def state(self, number: int) -> str:
-        with self.site.at_work():
-            return str(db.session.scalar(select(TrainingJob.state).where(TrainingJob.id == number)))
+        ((state,),) = self.site.database.look(f"SELECT state FROM training_jobs WHERE id = {number:d}")
+        return str(state)
 
     async def ends(self, *jobs: int, within: float = 300.0, states: tuple[str, ...] = ("completed",)) -> float:
         """Wait until jobs are in one of these states."""
@@ -149,9 +149,9 @@ class World:
             return [(seq, payload) for seq, payload in db.session.execute(query)]
 
     def count_stored(self, job: int, attempt: int, stream: str) -> int:
-        mine = (TrainingEvent.job_id == job, TrainingEvent.attempt == attempt, TrainingEvent.stream == stream)
-        with self.site.at_work():
-            return db.session.scalar(select(func.count()).where(*mine)) or 0
+        mine = f"job_id = {job:d} AND attempt = {attempt:d} AND stream = '{stream}'"
+        ((count,),) = self.site.database.look(f"SELECT count(*) FROM training_events WHERE {mine}")
+        return int(count)
 
     # --- what the parts report ---------------------------------------------------------------------------------------
 
