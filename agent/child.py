@@ -23,6 +23,7 @@ from typing import Any
 from . import recipes
 from .errors import AgentFailed, Fatal, JobFailed
 from .runner import processes
+from .words import beginning
 
 Report = dict[str, Any]
 MOST_WAITING = 10_000
@@ -138,7 +139,7 @@ def _told(failure: BaseException, given: Report) -> str:
     if not given["private_data"]:
         traceback.print_exception(failure)
         said = str(failure).strip().splitlines()
-        return f"{name}: {said[0][:500]}" if said else name
+        return f"{name}: {beginning(said[0], 500)}" if said else name
     file = Path(given["folder"]) / "error.txt"
     with contextlib.suppress(OSError):
         file.write_text("".join(traceback.format_exception(failure)), encoding="utf-8")

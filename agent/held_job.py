@@ -9,6 +9,7 @@ from typing import Any
 from .protocol import Message
 from .screen import Progress
 from .spool import SpoolReader
+from .words import beginning
 from .workspace import AttemptFolder
 
 
@@ -74,4 +75,4 @@ class HeldJob:
             lines = self.folder.log.read_text("utf-8", "replace").strip().splitlines()
         except OSError:
             return ""
-        return f" Its last words: {lines[-1][:300]}" if lines else ""
+        return f" Its last words: {beginning(lines[-1], 300)}" if lines else ""

@@ -8,6 +8,11 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def beginning(text: str, most: int) -> str:
+    """The beginning of a text in at most `most` characters, cut between words: half a secret would not be masked."""
+    return text if len(text) <= most else f"{text[: most - 1].rpartition(' ')[0]} …".lstrip()
+
+
 def file_size(size: int | None) -> str:
     """`3.4 kB`, `12.0 MB`; a question mark when nobody knows."""
     if size is None:

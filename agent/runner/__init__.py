@@ -24,6 +24,7 @@ from ..masking import SecretMasker
 from ..protocol import JobSpec
 from ..settings import Timings
 from ..spool import Final, Spool, SpoolReader
+from ..words import beginning
 from .children import Child, ForkedChild, SpawnedChild
 from .recording import Recorder
 from .training import Orders, Training
@@ -204,6 +205,6 @@ def _unforeseen(failure: Exception, blame: str) -> Final:
     return Final(
         "failed",
         blame,
-        f"The job could not be carried out: {type(failure).__name__}: {str(failure)[:500]}",
+        f"The job could not be carried out: {type(failure).__name__}: {beginning(str(failure), 500)}",
         "The log shows where it happened. Press Try again; if it happens again, report it with the log.",
     )

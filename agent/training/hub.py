@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from agent.errors import JobFailed
+from agent.words import beginning
 
 PATIENCE = 5.0
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -67,7 +68,7 @@ def download(model_id: str) -> tuple[Path, str]:
     except Exception as failure:  # which HTTP library raises depends on the hub library's version
         raise JobFailed(
             "base_model",
-            f"The download of {model_id} broke off: {str(failure)[:200]}.",
+            f"The download of {model_id} broke off: {beginning(str(failure), 200)}.",
             "Try again; what has arrived is kept. Check the connection and the free disk space.",
         ) from failure
     return Path(folder), str(info.sha)

@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from agent.words import beginning
+
 # Content begins on its own line: after a space it would melt into one token with it, and a prompt ending in that
 # space would be read differently from what was learnt.
 DEFAULT_TEMPLATE = (
@@ -104,7 +106,7 @@ class Renderer:
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
         except (TemplateError, TypeError, ValueError, KeyError) as refusal:
-            raise UnusableRow(f"the model's chat template refuses it: {str(refusal)[:200]}") from refusal
+            raise UnusableRow(f"the model's chat template refuses it: {beginning(str(refusal), 200)}") from refusal
 
     def _skeleton(self, messages: list[dict[str, str]]) -> _Skeleton:
         marked = [{**m, "content": f"\ue000{index}\ue001"} for index, m in enumerate(messages)]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.masking import MASK, SecretMasker, secrets_in
+from agent.words import beginning
 
 TOKEN = "hf_AbCdEf0123456789/+x"
 secret_texts = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=8, max_size=40)
@@ -107,3 +108,12 @@ def test_texts_inside_events_are_masked() -> None:
 def test_a_whole_line_is_never_held_back() -> None:
     masker = SecretMasker([TOKEN])
     assert masker.feed("a line that ends with hf_Ab\n") == "a line that ends with hf_Ab\n"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=40), st.integers(2, 60))
+def test_no_word_is_cut_where_a_text_is(word: str, most: int) -> None:
+    text = f"lead {word} tail " * 3
+    shown = beginning(text, most)
+    assert len(shown) <= most
+    if shown != text:
+        assert shown.endswith("…") and set(shown.removesuffix("…").split()) <= {"lead", "tail", *word.split()}
