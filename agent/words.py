@@ -14,9 +14,11 @@ def beginning(text: str, most: int) -> str:
 
 
 def file_size(size: int | None) -> str:
-    """`3.4 kB`, `12.0 MB`; a question mark when nobody knows."""
+    """`3.4 kB`, `12.0 MB`, `1.5 GB`; a question mark when nobody knows."""
     if size is None:
         return "?"
+    if size >= 1e9:
+        return f"{size / 1e9:,.1f} GB"
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -15,11 +17,13 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
 from agent.errors import JobFailed
-from agent.words import beginning
+from agent.words import beginning, file_size
 
 PATIENCE = 5.0
+SPARED = 2 << 30  # bytes of the disk that stay free for checkpoints and the spool
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 _UNWANTED = ["*/*", "consolidated*"]  # subfolders, and a second copy of all weights
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -54,6 +58,7 @@ def download(model_id: str) -> tuple[Path, str]:
     Files that are already here are not fetched again, and a download that broke off goes on where it was.
     """
     info = preflight(model_id)
+    _refuse_without_room(model_id, info.siblings or [])
     print(f"Downloading {model_id} at {info.sha} from {endpoint()}.", flush=True)
     try:
         folder = snapshot_download(
@@ -72,6 +77,22 @@ def download(model_id: str) -> tuple[Path, str]:
             "Try again; what has arrived is kept. Check the connection and the free disk space.",
         ) from failure
     return Path(folder), str(info.sha)
+
+
+def _refuse_without_room(model: str, files: Sequence[Any]) -> None:
+    """JobFailed when what is to be fetched would fill the disk: a job names the model, and may name any."""
+    wanted = filter_repo_objects(
+        files, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, key=lambda file: str(file.rfilename)
+    )
+    needed = sum(file.size or 0 for file in wanted)
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
+    if needed > free - SPARED:
+        raise JobFailed(
+            "base_model",
+            f"{model} has {file_size(needed)} to fetch and the disk of {cache} has {file_size(free)} free.",
+            "Free some space, choose a smaller model, or set HF_HOME to a folder on another disk.",
+        )
 
 
 def refuse_pickles(model: str, files: list[str]) -> None:
@@ -96,7 +117,7 @@ def _ask(model_id: str, patience: float) -> Any:
     """The hub's `ModelInfo`, or the exception that came instead."""
     try:
         api = HfApi(endpoint=endpoint())
-        info = api.model_info(model_id, timeout=patience)
+        info = api.model_info(model_id, timeout=patience, files_metadata=True)
         if info.gated:
             api.auth_check(model_id)
         return info

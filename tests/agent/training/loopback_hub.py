@@ -25,6 +25,7 @@ class Hub:
         self.delay = 0.0
         self.broken = False
         self.lost: set[str] = set()
+        self.sizes: dict[str, int] = {}  # files it says to be larger than they are
         self.asked: list[str] = []
         self.address = ""
 
@@ -85,9 +86,14 @@ def _answer(hub: Hub, request: BaseHTTPRequestHandler) -> None:
         "gated": "manual" if name in hub.gated else False,
         "tags": [],
         "downloads": 0,
-        "siblings": [{"rfilename": file} for file in files],
+        "siblings": [_sibling(hub, name, file, with_size="blobs=true" in request.path.lower()) for file in files],
     }
     return _send(request, 200, json.dumps(info).encode())
+
+
+def _sibling(hub: Hub, name: str, file: str, with_size: bool) -> dict[str, object]:
+    size = hub.sizes.get(file, (hub.models[name] / file).stat().st_size)
+    return {"rfilename": file, "size": size} if with_size else {"rfilename": file}
 
 
 def _entry(path: Path, name: str) -> dict[str, object]:

@@ -223,6 +223,15 @@ def test_pickles_of_a_hub_are_refused_before_anything_is_fetched(loopback: Hub) 
     assert not [path for path in loopback.asked if "resolve" in path]
 
 
+def test_a_model_that_would_fill_the_disk_is_refused_before_anything_is_fetched(loopback: Hub) -> None:
+    loopback.sizes["model.safetensors"] = 10**18
+    said = refusal("yard/small")
+    assert "1,000,000,000.0 GB to fetch" in said.message and "HF_HOME" in said.advice
+    assert not [path for path in loopback.asked if "resolve" in path]
+    loopback.sizes = {"optimizer.pt": 10**18}  # which is not wanted
+    base_models.load("yard/small")
+
+
 def test_a_hub_with_an_error_is_refused(loopback: Hub) -> None:
     loopback.broken = True
     assert "answered 503" in refusal("yard/small").message
