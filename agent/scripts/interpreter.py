@@ -1,7 +1,8 @@
 """Which Python runs a script on a member's machine: the one they name, one made for its requirements, or the agent's.
 
 An environment made from a `requirements.txt` is kept under the hash of its text and of the Python it was made with, so
-the next job with the same requirements starts at once. It appears whole or not at all: it is built aside and renamed.
+the next job with the same requirements starts at once. It counts only once it is marked as whole: what somebody was
+killed over is removed and made again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import JobFailed
+from ..files import write_atomically
 
 INSTALL_SECONDS = 3600
 MOST_REQUIREMENTS_BYTES = 262_144
+WHOLE = "whole"  # the mark in an environment that everything was installed into
+_INSTALL = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement")
 _PYTHON = re.compile(r"python(3(\.\d{1,2})?)?(\.exe)?|pypy3?")
 _ADVICE = "Mend requirements.txt, or name the interpreter of an environment that has what the script needs, then press Try again."
 
@@ -60,32 +64,37 @@ def for_requirements(requirements: Path, environments: Path, say: Callable[[str]
         raise JobFailed("member_code", f"{requirements.name} is larger than 256 KiB.", _ADVICE)
     python = f"{sys.version} {sys.executable}".encode()
     target = environments / hashlib.sha256(python + b"\0" + text).hexdigest()[:24]
-    made = target / ("Scripts" if os.name == "nt" else "bin") / "python"
     environments.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_maker(environments / f"{target.name}.lock", say):
-        if not made.exists():
-            _make(requirements, target, say)
-    return made
+    with _only_maker(environments / f"{target.name}.lock", say) as lock:
+        if not ((target / WHOLE).exists() and _python_in(target).exists()):
+            _make(requirements, target, lock, say)
+    return _python_in(target)
 
 
-def _make(requirements: Path, target: Path, say: Callable[[str], None]) -> None:
-    """Build the environment where it will stay, marked as unfinished until it is whole: a virtual environment cannot be
-    moved, its programs hold its path."""
+def _python_in(environment: Path) -> Path:
+    return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def _make(requirements: Path, target: Path, lock: int, say: Callable[[str], None]) -> None:
+    """Build the environment where it will stay and mark it once it is whole: a virtual environment cannot be moved, its
+    programs hold its path."""
     shutil.rmtree(target, ignore_errors=True)
     print(f"Making an environment for {requirements.name}; the next job with the same file will find it.", flush=True)
     try:
-        _run([sys.executable, "-m", "venv", str(target)], say, "An environment could not be made")
-        python = target / ("Scripts" if os.name == "nt" else "bin") / "python"
-        install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"]
-        _run([*install, str(requirements)], say, f"What {requirements.name} lists could not be installed")
+        _run([sys.executable, "-m", "venv", str(target)], lock, say, "An environment could not be made")
+        install = [str(_python_in(target)), *_INSTALL, str(requirements)]
+        _run(install, lock, say, f"What {requirements.name} lists could not be installed")
+        os.sync()  # after a power cut the mark must not be there without what it stands for
+        write_atomically(target / WHOLE, "")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
 
 
-def _run(command: list[str], say: Callable[[str], None], failure: str) -> None:
-    """Run one step of the making; what it prints goes to the log."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+def _run(command: list[str], lock: int, say: Callable[[str], None], failure: str) -> None:
+    """Run one step of the making; what it prints goes to the log. It holds the lock too: an installer that outlives this
+    process is waited for, and not worked against."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock,))
     try:
         for _ in range(INSTALL_SECONDS * 5):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,8 +110,8 @@ def _run(command: list[str], say: Callable[[str], None], failure: str) -> None:
 
 
 @contextlib.contextmanager
-def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one job at a time make an environment; the others wait and find it made."""
+def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Let one job at a time make an environment; the others wait and find it made. Gives the descriptor that is locked."""
     with lock.open("w") as file:
         while True:
             try:
@@ -111,4 +120,4 @@ def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
             except BlockingIOError:
                 say("Another job is making the same environment.")
                 time.sleep(0.2)
-        yield
+        yield file.fileno()
