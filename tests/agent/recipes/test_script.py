@@ -499,6 +499,14 @@ def test_requirements_that_cannot_be_had_fail_the_job_and_leave_no_environment(o
     assert list((own_job.folder.parent / "environments").glob("*/bin")) == []
 
 
+def test_requirements_that_include_what_is_not_there_say_so(own_job: Job) -> None:
+    own_job.write("requirements.txt", "-r base.txt\n")
+    own_job.write("train.py", "print('never')")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert final.message == "requirements.txt includes base.txt, and there is no such file."
+
+
 def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:
     if not shutil.which("bwrap"):
         pytest.skip("bubblewrap is not installed")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 from agent.scripts import interpreter
 
 # Builds a package of one module without setuptools and without a network. The first build takes a while.
@@ -67,3 +69,21 @@ def test_an_environment_whose_maker_was_killed_is_made_again(tmp_path: Path) -> 
     python = interpreter.for_requirements(requirements, tmp_path / "environments", said.append)
     assert "Another job is making the same environment." in said  # the installer outlives its maker for a moment
     assert printed(python, "import mine") == "this is mine\n"
+
+
+def test_what_lies_beside_the_requirements_is_installed_and_what_the_agent_has_is_no_excuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, agents_own = tmp_path / "project", tmp_path / "site-packages"
+    write(project / "requirements.txt", "--no-index\n-r more/base.txt\n-c limits.txt\n./beside\n")
+    write(project / "more" / "base.txt", "--find-links ../wheels\nlisted\n")
+    write(project / "limits.txt", "listed<2\n")
+    write(project / "random.py", "raise SystemExit('the installer has imported a file of the script')")
+    package(project / "beside")
+    (project / "wheels").mkdir()
+    build = [sys.executable, "-c", "import backend; backend.build_wheel('../wheels')"]
+    subprocess.run(build, cwd=package(project / "listed"), check=True)
+    write(agents_own / "listed-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: listed\nVersion: 1.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(agents_own))
+    python = interpreter.for_requirements(project / "requirements.txt", tmp_path / "environments", lambda _: None)
+    assert printed(python, "import listed, beside") == "this is listed\nthis is beside\n"
