@@ -45,7 +45,7 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     kept, notes = list[dict[str, Any]](), list[str]()
-    for name in matching(setup.folder, setup.outputs, setup.since):
+    for name in matching(setup.folder, setup.outputs, setup.since, notes):
         if len(kept) == MOST_FILES:
             notes.append(f"Only the first {MOST_FILES} files were kept.")
             break

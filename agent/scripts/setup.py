@@ -77,7 +77,7 @@ def prepare(assignment: Assignment) -> Setup:
     since, counting, is_first = _begun(assignment.folder)
     try:
         manifest = _manifest(folder)
-        entry = manifests.entry_of(manifest, {name for name, _ in folder.files()}, parameters.get("entry"))
+        entry = manifests.entry_of(manifest, {name for name, _ in folder.files(("**/*.py",))}, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None

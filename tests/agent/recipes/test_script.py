@@ -411,6 +411,25 @@ def test_only_files_the_job_has_written_are_kept(own_job: Job) -> None:
     assert own_job.depot.delivered == ["outputs/new.txt", "run.json"]
 
 
+def test_a_data_set_beside_the_script_hides_nothing_and_is_said_to_be_large(own_job: Job) -> None:
+    own_job.write("train.py", """
+        import os
+        os.makedirs("output")
+        os.makedirs("run/checkpoint-5")
+        for name in ("output/model.pt", "run/checkpoint-5/model.pt"):
+            open(name, "w").write("x")
+    """)  # fmt: skip
+    data = own_job.script / "data"
+    data.mkdir()
+    for number in range(50_001):
+        os.mknod(data / f"{number}.png")
+    assert own_job.run().outcome == "completed"
+    shutil.rmtree(data)
+    assert own_job.depot.delivered == ["output/model.pt", "run.json"]
+    assert [item["file"] for item in own_job.items("event") if item["kind"] == "checkpoint"] == ["run/checkpoint-5"]
+    assert own_job.log().count("(Some files were not looked at for checkpoint-*, */checkpoint-*, *.ckpt: ") == 1
+
+
 def test_of_a_script_that_keeps_nothing_its_model_files_are_named(job: Job) -> None:
     job.write("train.py", "open('mnist_cnn.pt', 'w').write('x'); open('notes.txt', 'w').write('x')")
     assert job.run().outcome == "completed"
