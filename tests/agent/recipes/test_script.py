@@ -469,6 +469,23 @@ def test_a_link_among_the_outputs_is_not_followed(job: Job) -> None:
     assert job.depot.delivered == ["output/mine.txt", "run.json"]
 
 
+def test_a_disk_that_fills_while_files_are_kept_fails_the_job(own_job: Job, tmp_path: Path) -> None:
+    own_job.write("train.py", "import os; os.makedirs('output'); open('output/model.pt', 'w').write('weights')")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "sitecustomize.py").write_text(dedent("""
+        import errno, shutil
+        def copyfileobj(source, target, size=0):
+            target.write(source.read(3))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        shutil.copyfileobj = copyfileobj
+    """))  # fmt: skip
+    own_job.environment["PYTHONPATH"] = str(tmp_path / "full")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_machine")
+    assert str(final.message).startswith("The disk is full (")
+    assert own_job.depot.delivered == []
+
+
 def test_a_script_gets_the_variables_its_owner_allows_and_no_others_and_they_are_masked(
     own_job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
