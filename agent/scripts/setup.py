@@ -23,7 +23,10 @@ from .manifest import BadManifest, Manifest
 from .terms import Terms
 
 DEFAULT_OUTPUTS = ("output/**", "outputs/**")
-DEFAULT_CHECKPOINTS = ("checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt")
+# Where Hugging Face's and Lightning's trainers put them, and no deeper: a model that a script only fetches is no checkpoint.
+DEFAULT_CHECKPOINTS = (
+    "checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt", "lightning_logs/version_*/checkpoints/*.ckpt",
+)  # fmt: skip
 WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"

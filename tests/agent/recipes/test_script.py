@@ -258,6 +258,27 @@ def test_a_script_that_finds_its_checkpoint_itself_is_only_told_to_go_on(own_job
     assert own_job.log().startswith("['--init_from=resume']\n")
 
 
+def test_a_lightning_script_goes_on_from_its_checkpoint_and_from_no_other_file_without_a_pattern(job: Job) -> None:
+    job.write("train.py", """
+        import os, sys
+        print(sys.argv[1:], os.path.basename(os.environ.get("TRAINYARD_CHECKPOINT", "")))
+        folder = "lightning_logs/version_" + str(len(sys.argv) - 1)
+        files = {
+            "pretrained/model.ckpt": 1, folder + "/checkpoints/epoch=0-step=10.ckpt": 2, folder + "/hparams.yaml": 3,
+            "cache/hub/checkpoints/encoder.ckpt": 4, "lightning_logs/notes.ckpt": 5,
+        }
+        for name, age in files.items():
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+            open(name, "w").close()
+            os.utime(name, (2e9 + age, 2e9 + age))
+        sys.exit(len(sys.argv) == 1)
+    """)  # fmt: skip
+    assert job.run(resume=["--ckpt_path={checkpoint}"]).outcome == "failed"
+    assert job.run(resume=["--ckpt_path={checkpoint}"]).outcome == "completed"
+    assert job.facts()["checkpoint_given"] == "lightning_logs/version_0/checkpoints/epoch=0-step=10.ckpt"
+    assert "/checkpoints/epoch=0-step=10.ckpt'] epoch=0-step=10.ckpt\n" in job.log()
+
+
 def test_a_script_that_leaves_no_files_delivers_nothing(job: Job) -> None:
     job.write("train.py", "print('loss: 1.0')")
     assert job.run().outcome == "completed"
