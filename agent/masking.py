@@ -30,13 +30,14 @@ def secrets_in(environment: Mapping[str, str]) -> list[str]:
     """The values that must not be shown: those of variables with a secret-looking name, and passwords inside URLs."""
     found = []
     for name, value in environment.items():
-        if _names_a_secret(name):
+        if names_a_secret(name):
             found.append(value)
         found += [match.group(1) for match in _WITH_PASSWORD.finditer(value)]
     return [value for value in found if len(value) >= LEAST_LENGTH]
 
 
-def _names_a_secret(name: str) -> bool:
+def names_a_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret, as far as the name tells."""
     words = re.split(r"[^A-Z0-9]+", name.upper())
     if name.upper() in _NOT_SECRET:
         return False

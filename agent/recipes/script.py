@@ -181,7 +181,7 @@ def _keep_outputs(assignment: Assignment, setup: Setup) -> None:
     for note in notes:
         print(f"({note})", flush=True)
     left = [] if kept else forgotten(setup)
-    if not kept:
+    if not kept and not notes:
         print(f"(No file matched {', '.join(setup.outputs)}, so none is kept.)", flush=True)
     if left:
         print(f"(It wrote {', '.join(left)}: name that under Files to keep, or as outputs in yard.toml.)", flush=True)

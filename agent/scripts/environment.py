@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from ..masking import names_a_secret
 from ..settings import JOB_MARK
 
 EVENTS = "TRAINYARD_EVENTS"
@@ -20,6 +21,7 @@ _PLAIN = {
     "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "ALL_PROXY", "SYSTEMROOT", "COMSPEC", "PATHEXT", "APPDATA", "LOCALAPPDATA", "USERPROFILE", JOB_MARK,
 }  # fmt: skip
+# Of these families, all but what names a secret, such as NVIDIA_API_KEY.
 _FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "XDG_")
 
 
@@ -29,7 +31,7 @@ def on_own_machine(own: Mapping[str, str], allowed: Collection[str], wanted: Col
     return {
         name: value
         for name, value in own.items()
-        if name.upper() in _PLAIN or name.startswith(_FAMILIES) or name in chosen
+        if name.upper() in _PLAIN or name in chosen or (name.startswith(_FAMILIES) and not names_a_secret(name))
     }
 
 

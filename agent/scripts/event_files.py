@@ -55,7 +55,7 @@ class EventFiles:
 
     def _found(self) -> Iterator[tuple[str, int]]:
         """The files to read, with their sizes, in the order of their names."""
-        for name, facts in sorted(self.folder.files(MAX_DEPTH)):
+        for name, facts in sorted(self.folder.files((f"**/{_BEGINNING}*",), MAX_DEPTH, self.notes)):
             if not name.rpartition("/")[2].startswith(_BEGINNING):
                 continue
             if name not in self._files and facts.st_mtime >= self.since:

@@ -69,6 +69,8 @@ class Follower:
         self._rules: list[dict[str, Any]] = []
         self._others: dict[str, dict[str, Any]] = {}
         self._checkpoint: tuple[str, float] | None = None
+        self._notes: list[str] = []
+        self._said: set[str] = set()
         self._files_at = self._facts_at = self._looked_at = 0.0
         self._stop_at: float | None = None
         self._tail = b""
@@ -203,23 +205,31 @@ class Follower:
         self._tell(self._in_event_files())
         for piece in self._samples.poll(self._step, last):
             self._assignment.report("sample", **piece)
-        for note in (*_taken(self._samples.notes), *_taken(self._event_files.notes)):
-            print(f"({note})", flush=True)
         if last and self._helper.lost:
             print(f"({self._helper.lost} calls of the helper came too fast and were left out.)", flush=True)
         self._notice_checkpoint()
+        self._say(self._samples.notes, self._event_files.notes, self._notes)
         self._keep_counting()
         if last or now - self._facts_at >= FACTS_SECONDS:
             self._facts_at = now
             self._tell_rules()
 
     def _notice_checkpoint(self) -> None:
-        newest = newest_checkpoint(self._setup.folder, self._setup.checkpoints, self._setup.since)
+        newest = newest_checkpoint(self._setup.folder, self._setup.checkpoints, self._setup.since, self._notes)
         if newest is None or newest == self._checkpoint:
             return
         self._checkpoint = newest
         number = _NUMBER.search(newest[0])
         self._assignment.report("checkpoint", step=int(number[1]) if number else self._step, file=newest[0])
+
+    def _say(self, *notes: list[str]) -> None:
+        """Print what was noted, each sentence once, and empty the lists."""
+        for waiting in notes:
+            for note in waiting:
+                if note not in self._said:
+                    self._said.add(note)
+                    print(f"({note})", flush=True)
+            waiting.clear()
 
     def _keep_counting(self) -> None:
         if self._curves.counting == self._counting:
@@ -233,12 +243,6 @@ class Follower:
         if rules != self._rules:
             self._rules = [dict(rule) for rule in rules]
             self._assignment.report("facts", curves=self._rules)
-
-
-def _taken(notes: list[str]) -> list[str]:
-    taken = list(notes)
-    notes.clear()
-    return taken
 
 
 def open_events(path: Path) -> int:

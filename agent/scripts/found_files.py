@@ -1,7 +1,8 @@
 """Files a script has left in its folder: outputs to keep, checkpoints to go on from.
 
 Only what was written since the job began counts: the folder may be years old. Links are never followed, not even one that
-takes a folder's place while it is looked into.
+takes a folder's place while it is looked into. A folder in which no pattern can fit is not looked into, so that a data set
+beside the script costs nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from .. import sandbox
 
-MOST_ENTRIES = 50_000
+MOST_ENTRIES = 100_000
 DEEPEST = 8
-_SKIPPED = {
+EVERYTHING = "**"
+_SKIPPED = {  # unless a pattern begins with the name
     ".git",
     "venv",
     ".venv",
@@ -29,6 +33,11 @@ _SKIPPED = {
     ".mypy_cache",
     ".ipynb_checkpoints",
 }
+
+# A pattern, or what is left of it behind the first names of a path: `()` once it has fitted, and all below fits with it.
+Pattern = tuple[str, ...]
+_FITTED: Pattern = ()
+_FILES_BELOW: Pattern = ("**",)
 
 
 @dataclass(frozen=True)
@@ -50,80 +59,131 @@ class Folder:
         """A regular file below it, to be read. Raises OSError for a link, a pipe, or what else is none."""
         return os.fdopen(sandbox.open_output(self.top, f"{self.inside}/{name}".strip("/")), "rb")
 
-    def files(self, deepest: int = DEEPEST) -> Iterator[tuple[str, os.stat_result]]:
-        """Every regular file below it as its path from here and its facts, in order, up to a bound; none where there is
-        no such folder."""
-        with contextlib.suppress(OSError):
-            yield from _Walk().files(sandbox.open_folder(self.top, self.inside), "", deepest)
+    def files(
+        self, patterns: Sequence[str] = (EVERYTHING,), deepest: int = DEEPEST, notes: list[str] | None = None
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        """Every regular file below it that a pattern names, once, as its path from here and its facts, those near the
+        top first; none where there is no such folder. When there is too much to look at all of it, `notes` gets a
+        sentence that says so."""
+        told = set[str]()
+        for start, begun in _starts(patterns).items():
+            walk = _Walk(self, deepest)
+            for name, facts in walk.files(start, {left for _, left in begun}):
+                if name not in told:
+                    told.add(name)
+                    yield name, facts
+            if not walk.is_whole and notes is not None:
+                notes.append(
+                    f"Some files were not looked at for {', '.join(pattern for pattern, _ in begun)}: there are too many, "
+                    f"at most {MOST_ENTRIES:,} files and folders are looked at."
+                )
 
 
 class _Walk:
-    def __init__(self) -> None:
+    """One look below a folder. No single folder gets more than half of the names that may still be looked at, so that a
+    crowded one hides none beside it."""
+
+    def __init__(self, folder: Folder, deepest: int) -> None:
+        self._folder, self._deepest = folder, deepest
         self._left = MOST_ENTRIES
+        self.is_whole = True
 
-    def files(self, here: int, prefix: str, deepest: int) -> Iterator[tuple[str, os.stat_result]]:
-        """The files of an open folder, which is closed, and then those of the folders in it."""
-        folders = list[str]()
-        try:
-            for name in sorted(os.listdir(here)):
-                self._left -= 1
-                if self._left < 0:
-                    return
-                try:
-                    facts = os.stat(name, dir_fd=here, follow_symlinks=False)
-                except OSError:
-                    continue
-                if stat.S_ISREG(facts.st_mode):
-                    yield prefix + name, facts
-                elif stat.S_ISDIR(facts.st_mode) and name not in _SKIPPED and deepest:
-                    folders.append(name)
-            for name in folders:
+    def files(self, start: str, patterns: set[Pattern]) -> Iterator[tuple[str, os.stat_result]]:
+        """The files from `start` on that fit, level by level."""
+        waiting = deque([(start, patterns, self._deepest)])
+        while waiting:
+            if self._left < 1:
+                self.is_whole = False
+                return
+            inside, patterns, deepest = waiting.popleft()
+            for entry, left in self._entries(inside, patterns):
+                name = f"{inside}/{entry.name}".lstrip("/")
                 with contextlib.suppress(OSError):
-                    below = os.open(name, sandbox.FOLDER, dir_fd=here)
-                    yield from self.files(below, f"{prefix}{name}/", deepest - 1)
-        finally:
-            os.close(here)
+                    if entry.is_dir(follow_symlinks=False):
+                        if deepest and entry.name not in _SKIPPED:
+                            waiting.append((name, left, deepest - 1))
+                    elif left & {_FITTED, _FILES_BELOW}:
+                        facts = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(facts.st_mode):
+                            yield name, facts
+
+    def _entries(self, inside: str, patterns: set[Pattern]) -> Iterator[tuple[os.DirEntry[str], set[Pattern]]]:
+        """What lies in a folder and can still fit, in order, each with what is left of the patterns behind it."""
+        most = self._left // 2
+        with contextlib.suppress(OSError):
+            here = sandbox.open_folder(self._folder.top, self._folder.below(inside).inside)
+            try:
+                with os.scandir(here) as entries:
+                    seen = list(islice(entries, most + 1))
+                self._left -= len(seen)
+                self.is_whole = self.is_whole and len(seen) <= most
+                fitting = [(entry, left) for entry in seen[:most] if (left := _behind(patterns, entry.name))]
+                yield from sorted(fitting, key=lambda each: each[0].name)
+            finally:
+                os.close(here)
 
 
-def matching(folder: Folder, patterns: Sequence[str], since: float) -> list[str]:
+def matching(folder: Folder, patterns: Sequence[str], since: float, notes: list[str] | None = None) -> list[str]:
     """The files below `folder` that a pattern names and that were written at or after `since` (Unix seconds).
 
     `*` and `?` stay within one folder's name, `**` reaches any depth; the name of a folder stands for all below it.
     """
-    wanted = [_parts(pattern) for pattern in patterns]
-    return [
-        name
-        for name, facts in folder.files()
-        if facts.st_mtime >= since and any(_fits(name.split("/"), parts) for parts in wanted)
-    ]
+    return [name for name, facts in folder.files(patterns, notes=notes) if facts.st_mtime >= since]
 
 
-def newest_checkpoint(folder: Folder, patterns: Sequence[str], since: float) -> tuple[str, float] | None:
+def newest_checkpoint(
+    folder: Folder, patterns: Sequence[str], since: float, notes: list[str] | None = None
+) -> tuple[str, float] | None:
     """The file or folder, of those a pattern names, that was written last, and when; a folder is as new as its newest
-    file."""
+    file. A pattern that ends in `**` names the files below and no folder."""
     wanted = [_parts(pattern) for pattern in patterns]
     newest: tuple[float, str] | None = None
-    for name, facts in folder.files():
-        names = name.split("/")
-        for parts in wanted:
-            head = names[: len(parts)]
-            if facts.st_mtime >= since and len(names) >= len(parts) and _fits_exactly(head, parts):
-                newest = max(newest or (0.0, ""), (facts.st_mtime, "/".join(head)))
+    for name, facts in folder.files(patterns, notes=notes):
+        if facts.st_mtime < since:
+            continue
+        for pattern in wanted:
+            if named := _beginning(name.split("/"), pattern):
+                newest = max(newest or (0.0, ""), (facts.st_mtime, "/".join(named)))
     return (newest[1], newest[0]) if newest else None
 
 
-def _parts(pattern: str) -> list[str]:
-    return pattern.removeprefix("./").strip("/").split("/")
+def _starts(patterns: Iterable[str]) -> dict[str, list[tuple[str, Pattern]]]:
+    """The folders in which to begin, each with the patterns that begin with its plain name and what is left of them."""
+    starts: dict[str, list[tuple[str, Pattern]]] = {}
+    for pattern in patterns:
+        parts = _parts(pattern)
+        plain = list(takewhile(lambda part: part and not set("*?[") & set(part), parts[:-1]))
+        starts.setdefault("/".join(plain), []).append((pattern, parts[len(plain) :]))
+    return starts
 
 
-def _fits(names: list[str], parts: list[str]) -> bool:
-    """Whether a path matches a pattern, or lies below a folder that does."""
-    return any(_fits_exactly(names[:length], parts) for length in range(1, len(names) + 1))
+def _parts(pattern: str) -> Pattern:
+    """The parts of a pattern; `**` and `*` at its end say the same as `**`, and so does any number of `**` in a row."""
+    parts = list[str]()
+    for part in pattern.removeprefix("./").strip("/").split("/"):
+        if parts[-1:] != ["**"] or part != "**":
+            parts.append(part)
+    return tuple(parts[:-1] if parts[-2:] == ["**", "*"] else parts)
 
 
-def _fits_exactly(names: list[str], parts: list[str]) -> bool:
-    if not parts:
-        return not names
-    if parts[0] == "**":
-        return any(_fits_exactly(names[start:], parts[1:]) for start in range(len(names) + 1))
-    return bool(names) and fnmatchcase(names[0], parts[0]) and _fits_exactly(names[1:], parts[1:])
+def _beginning(names: Sequence[str], pattern: Pattern) -> Sequence[str] | None:
+    """The shortest beginning of a path that a pattern names, or all of it where it names the files below."""
+    left = {pattern}
+    for length, name in enumerate(names, 1):
+        left = _behind(left, name)
+        if _FITTED in left:
+            return names[:length]
+    return names if _FILES_BELOW in left else None
+
+
+def _behind(patterns: Iterable[Pattern], name: str) -> set[Pattern]:
+    """What is left of the patterns behind one more name of a path; those that do not fit are gone."""
+    left = set[Pattern]()
+    for pattern in patterns:
+        if pattern in (_FITTED, _FILES_BELOW):
+            left.add(pattern)
+        elif pattern[0] == "**":
+            left |= {pattern, *_behind([pattern[1:]], name)}
+        elif fnmatchcase(name, pattern[0]):
+            left.add(pattern[1:])
+    return left

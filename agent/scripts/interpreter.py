@@ -1,7 +1,8 @@
 """Which Python runs a script on a member's machine: the one they name, one made for its requirements, or the agent's.
 
-An environment made from a `requirements.txt` is kept under the hash of its text and of the Python it was made with, so
-the next job with the same requirements starts at once. It appears whole or not at all: it is built aside and renamed.
+An environment made from a `requirements.txt` is kept under the hash of what that file means and of the Python it was
+made with, so the next job with the same requirements starts at once. It counts only once it is marked as whole: what
+somebody was killed over is removed and made again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import JobFailed
+from ..files import write_atomically
+from . import requirements
 
 INSTALL_SECONDS = 3600
-MOST_REQUIREMENTS_BYTES = 262_144
+WHOLE = "whole"  # the mark in an environment that everything was installed into
+# -P: a file of the script's folder must not be taken for a module of the installer.
+_INSTALL = ("-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement")
+_AGENTS_OWN = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
 _PYTHON = re.compile(r"python(3(\.\d{1,2})?)?(\.exe)?|pypy3?")
 _ADVICE = "Mend requirements.txt, or name the interpreter of an environment that has what the script needs, then press Try again."
 
@@ -50,42 +56,52 @@ def named(text: str, roots: Sequence[str]) -> Path:
     return path
 
 
-def for_requirements(requirements: Path, environments: Path, say: Callable[[str], None]) -> Path:
-    """The Python of an environment that holds what `requirements` lists; made now unless it is kept already.
+def for_requirements(file: Path, environments: Path, say: Callable[[str], None]) -> Path:
+    """The Python of an environment that holds what a requirements file lists; made now unless it is kept already.
 
     `say` is called now and then and may raise to interrupt. Raises JobFailed when it cannot be made.
     """
-    text = requirements.read_bytes()
-    if len(text) > MOST_REQUIREMENTS_BYTES:
-        raise JobFailed("member_code", f"{requirements.name} is larger than 256 KiB.", _ADVICE)
-    python = f"{sys.version} {sys.executable}".encode()
-    target = environments / hashlib.sha256(python + b"\0" + text).hexdigest()[:24]
-    made = target / ("Scripts" if os.name == "nt" else "bin") / "python"
-    environments.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_maker(environments / f"{target.name}.lock", say):
-        if not made.exists():
-            _make(requirements, target, say)
-    return made
-
-
-def _make(requirements: Path, target: Path, say: Callable[[str], None]) -> None:
-    """Build the environment where it will stay, marked as unfinished until it is whole: a virtual environment cannot be
-    moved, its programs hold its path."""
-    shutil.rmtree(target, ignore_errors=True)
-    print(f"Making an environment for {requirements.name}; the next job with the same file will find it.", flush=True)
     try:
-        _run([sys.executable, "-m", "venv", str(target)], say, "An environment could not be made")
-        python = target / ("Scripts" if os.name == "nt" else "bin") / "python"
-        install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"]
-        _run([*install, str(requirements)], say, f"What {requirements.name} lists could not be installed")
+        meaning = requirements.meaning(file)
+    except requirements.BadRequirements as refusal:
+        raise JobFailed("member_code", str(refusal), _ADVICE) from None
+    python = f"{sys.version} {sys.executable}".encode()
+    target = environments / hashlib.sha256(python + b"\0" + meaning).hexdigest()[:24]
+    environments.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_maker(environments / f"{target.name}.lock", say) as lock:
+        if not ((target / WHOLE).exists() and _python_in(target).exists()):
+            _make(file, target, lock, say)
+    return _python_in(target)
+
+
+def _python_in(environment: Path) -> Path:
+    return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def _make(file: Path, target: Path, lock: int, say: Callable[[str], None]) -> None:
+    """Build the environment where it will stay and mark it once it is whole: a virtual environment cannot be moved, its
+    programs hold its path."""
+    shutil.rmtree(target, ignore_errors=True)
+    print(f"Making an environment for {file.name}; the next job with the same file will find it.", flush=True)
+    try:
+        venv = [sys.executable, "-P", "-m", "venv", str(target)]
+        _run(venv, file.parent, lock, say, "An environment could not be made")
+        install = [str(_python_in(target)), *_INSTALL, file.name]
+        _run(install, file.parent, lock, say, f"What {file.name} lists could not be installed")
+        os.sync()  # after a power cut the mark must not be there without what it stands for
+        write_atomically(target / WHOLE, "")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
 
 
-def _run(command: list[str], say: Callable[[str], None], failure: str) -> None:
-    """Run one step of the making; what it prints goes to the log."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+def _run(command: list[str], folder: Path, lock: int, say: Callable[[str], None], failure: str) -> None:
+    """Run one step of the making in `folder`, without what leads to the agent's own packages; what it prints goes to the
+    log. It holds the lock too: an installer that outlives this process is waited for, and not worked against."""
+    environment = {name: value for name, value in os.environ.items() if name not in _AGENTS_OWN}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, cwd=folder, env=environment, start_new_session=True, pass_fds=(lock,)
+    )
     try:
         for _ in range(INSTALL_SECONDS * 5):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,8 +117,8 @@ def _run(command: list[str], say: Callable[[str], None], failure: str) -> None:
 
 
 @contextlib.contextmanager
-def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one job at a time make an environment; the others wait and find it made."""
+def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Let one job at a time make an environment; the others wait and find it made. Gives the descriptor that is locked."""
     with lock.open("w") as file:
         while True:
             try:
@@ -111,4 +127,4 @@ def _only_maker(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
             except BlockingIOError:
                 say("Another job is making the same environment.")
                 time.sleep(0.2)
-        yield
+        yield file.fileno()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -39,13 +40,13 @@ _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", 
 def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """Copy what is kept to `output`, with `record` as `run.json` beside it; nothing at all when no file is kept.
 
-    Answers what was copied, as name and bytes, and a sentence for each file that could not be. Files are opened without
-    following links: a script may exchange one for a link while it is being copied.
+    Answers what was copied, as name and bytes, and a sentence for each file that could not be. Raises OSError when the disk
+    is full. Files are opened without following links: a script may exchange one for a link while it is being copied.
     """
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     kept, notes = list[dict[str, Any]](), list[str]()
-    for name in matching(setup.folder, setup.outputs, setup.since):
+    for name in matching(setup.folder, setup.outputs, setup.since, notes):
         if len(kept) == MOST_FILES:
             notes.append(f"Only the first {MOST_FILES} files were kept.")
             break
@@ -55,6 +56,8 @@ def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[di
         try:
             size = _copy(setup.folder, name, output / name)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             notes.append(f"{name} was not kept: {error.strerror or error}.")
             continue
         kept.append({"name": name, "bytes": size})
@@ -69,7 +72,12 @@ def forgotten(setup: Setup) -> list[str]:
 
 
 def _copy(folder: Folder, name: str, target: Path) -> int:
+    """Copy a file whole or not at all; answers its bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with folder.open(name) as source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy, 1 << 20)
-        return copy.tell()
+    try:
+        with folder.open(name) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            return copy.tell()
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

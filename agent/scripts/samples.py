@@ -41,7 +41,7 @@ class Samples:
 
         With `last`, when the script has ended, nothing is waited for.
         """
-        for name, facts in self._folder.files(deepest=2):
+        for name, facts in self._folder.files(deepest=2, notes=self.notes):
             state = (facts.st_mtime, facts.st_size)
             at_rest = last or self._seen.get(name) == state
             self._seen[name] = state

@@ -23,7 +23,10 @@ from .manifest import BadManifest, Manifest
 from .terms import Terms
 
 DEFAULT_OUTPUTS = ("output/**", "outputs/**")
-DEFAULT_CHECKPOINTS = ("checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt")
+# Where Hugging Face's and Lightning's trainers put them, and no deeper: a model that a script only fetches is no checkpoint.
+DEFAULT_CHECKPOINTS = (
+    "checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt", "lightning_logs/version_*/checkpoints/*.ckpt",
+)  # fmt: skip
 WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"
@@ -77,7 +80,7 @@ def prepare(assignment: Assignment) -> Setup:
     since, counting, is_first = _begun(assignment.folder)
     try:
         manifest = _manifest(folder)
-        entry = manifests.entry_of(manifest, {name for name, _ in folder.files()}, parameters.get("entry"))
+        entry = manifests.entry_of(manifest, {name for name, _ in folder.files(("**/*.py",))}, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None

@@ -258,6 +258,27 @@ def test_a_script_that_finds_its_checkpoint_itself_is_only_told_to_go_on(own_job
     assert own_job.log().startswith("['--init_from=resume']\n")
 
 
+def test_a_lightning_script_goes_on_from_its_checkpoint_and_from_no_other_file_without_a_pattern(job: Job) -> None:
+    job.write("train.py", """
+        import os, sys
+        print(sys.argv[1:], os.path.basename(os.environ.get("TRAINYARD_CHECKPOINT", "")))
+        folder = "lightning_logs/version_" + str(len(sys.argv) - 1)
+        files = {
+            "pretrained/model.ckpt": 1, folder + "/checkpoints/epoch=0-step=10.ckpt": 2, folder + "/hparams.yaml": 3,
+            "cache/hub/checkpoints/encoder.ckpt": 4, "lightning_logs/notes.ckpt": 5,
+        }
+        for name, age in files.items():
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+            open(name, "w").close()
+            os.utime(name, (2e9 + age, 2e9 + age))
+        sys.exit(len(sys.argv) == 1)
+    """)  # fmt: skip
+    assert job.run(resume=["--ckpt_path={checkpoint}"]).outcome == "failed"
+    assert job.run(resume=["--ckpt_path={checkpoint}"]).outcome == "completed"
+    assert job.facts()["checkpoint_given"] == "lightning_logs/version_0/checkpoints/epoch=0-step=10.ckpt"
+    assert "/checkpoints/epoch=0-step=10.ckpt'] epoch=0-step=10.ckpt\n" in job.log()
+
+
 def test_a_script_that_leaves_no_files_delivers_nothing(job: Job) -> None:
     job.write("train.py", "print('loss: 1.0')")
     assert job.run().outcome == "completed"
@@ -411,6 +432,25 @@ def test_only_files_the_job_has_written_are_kept(own_job: Job) -> None:
     assert own_job.depot.delivered == ["outputs/new.txt", "run.json"]
 
 
+def test_a_data_set_beside_the_script_hides_nothing_and_is_said_to_be_large(own_job: Job) -> None:
+    own_job.write("train.py", """
+        import os
+        os.makedirs("output")
+        os.makedirs("run/checkpoint-5")
+        for name in ("output/model.pt", "run/checkpoint-5/model.pt"):
+            open(name, "w").write("x")
+    """)  # fmt: skip
+    data = own_job.script / "data"
+    data.mkdir()
+    for number in range(50_001):
+        os.mknod(data / f"{number}.png")
+    assert own_job.run().outcome == "completed"
+    shutil.rmtree(data)
+    assert own_job.depot.delivered == ["output/model.pt", "run.json"]
+    assert [item["file"] for item in own_job.items("event") if item["kind"] == "checkpoint"] == ["run/checkpoint-5"]
+    assert own_job.log().count("(Some files were not looked at for checkpoint-*, */checkpoint-*, *.ckpt: ") == 1
+
+
 def test_of_a_script_that_keeps_nothing_its_model_files_are_named(job: Job) -> None:
     job.write("train.py", "open('mnist_cnn.pt', 'w').write('x'); open('notes.txt', 'w').write('x')")
     assert job.run().outcome == "completed"
@@ -448,6 +488,23 @@ def test_a_link_among_the_outputs_is_not_followed(job: Job) -> None:
     """)  # fmt: skip
     assert job.run().outcome == "completed"
     assert job.depot.delivered == ["output/mine.txt", "run.json"]
+
+
+def test_a_disk_that_fills_while_files_are_kept_fails_the_job(own_job: Job, tmp_path: Path) -> None:
+    own_job.write("train.py", "import os; os.makedirs('output'); open('output/model.pt', 'w').write('weights')")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "sitecustomize.py").write_text(dedent("""
+        import errno, shutil
+        def copyfileobj(source, target, size=0):
+            target.write(source.read(3))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        shutil.copyfileobj = copyfileobj
+    """))  # fmt: skip
+    own_job.environment["PYTHONPATH"] = str(tmp_path / "full")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_machine")
+    assert str(final.message).startswith("The disk is full (")
+    assert own_job.depot.delivered == []
 
 
 def test_a_script_gets_the_variables_its_owner_allows_and_no_others_and_they_are_masked(
@@ -497,6 +554,14 @@ def test_requirements_that_cannot_be_had_fail_the_job_and_leave_no_environment(o
     final = own_job.run()
     assert (final.outcome, final.cause) == ("failed", "member_code")
     assert list((own_job.folder.parent / "environments").glob("*/bin")) == []
+
+
+def test_requirements_that_include_what_is_not_there_say_so(own_job: Job) -> None:
+    own_job.write("requirements.txt", "-r base.txt\n")
+    own_job.write("train.py", "print('never')")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert final.message == "requirements.txt includes base.txt, and there is no such file."
 
 
 def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:

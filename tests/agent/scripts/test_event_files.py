@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.scripts import event_files
+from agent.scripts import event_files, found_files
 from agent.scripts.curves import Point
 from agent.scripts.event_files import EventFiles, masked_crc, scalars
 from agent.scripts.found_files import Folder
@@ -184,3 +184,16 @@ def test_any_content_is_read_without_an_error(tmp_path: Path, content: bytes) ->
     assert all(value is None or isinstance(value, float) for point in files.poll() for value in point.values.values())
     files.poll()
     assert len(files.notes) <= 1
+
+
+def test_files_are_found_beside_a_crowded_folder_and_it_is_said(
+    tmp_path: Path, files: EventFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_files, "MOST_ENTRIES", 60)
+    for number in range(100):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{number}.png").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / NAME).write_bytes(file_of(event(1, scalar("loss", 0.5))))
+    assert files.poll() == [at(1, loss=0.5)]
+    assert len(files.notes) == 1 and "not looked at" in files.notes[0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from agent.scripts import found_files
 from agent.scripts.found_files import Folder, matching, newest_checkpoint
 
 THEN, NOW = 1_000_000_000.0, 1_700_000_000.0
@@ -63,3 +65,89 @@ def test_the_newest_checkpoint_may_be_a_file_or_a_folder(tmp_path: Path) -> None
     put(tmp_path, "last.ckpt", NOW + 5)
     assert newest_checkpoint(Folder(tmp_path), ["ckpt/*", "*.ckpt"], THEN) == ("last.ckpt", NOW + 5)
     assert newest_checkpoint(Folder(tmp_path), ["ckpt/*"], NOW + 100) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/*.ckpt", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("lightning_logs/**/*.ckpt", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("**/checkpoints/*", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("**/checkpoints", "lightning_logs/version_0/checkpoints"),
+        ("**/version_*/checkpoints/**", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("lightning_logs/**", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("lightning_logs/**/*", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("**/**/*.ckpt", "lightning_logs/version_0/checkpoints/last.ckpt"),
+        ("lightning_logs/*", "lightning_logs/version_0"),
+        ("**/*.pt", None),
+    ],
+)
+def test_a_checkpoint_may_lie_at_any_depth(tmp_path: Path, pattern: str, found: str | None) -> None:
+    put(tmp_path, "lightning_logs/version_0/hparams.yaml", NOW)
+    put(tmp_path, "lightning_logs/version_0/checkpoints/last.ckpt", NOW + 1)
+    newest = newest_checkpoint(Folder(tmp_path), [pattern], THEN)
+    assert newest == (found and (found, NOW + 1))
+
+
+def test_a_checkpoint_that_is_a_folder_is_the_folder_at_any_depth(tmp_path: Path) -> None:
+    put(tmp_path, "runs/1/step-5.ckpt/part/weights.pt")
+    assert newest_checkpoint(Folder(tmp_path), ["**/*.ckpt"], THEN) == ("runs/1/step-5.ckpt", NOW)
+
+
+def test_many_parts_of_any_depth_cost_little(tmp_path: Path) -> None:
+    put(tmp_path, "a/a/a/a/a/a/a/a/a")
+    begun = time.process_time()
+    assert matching(Folder(tmp_path), ["**/" * 20 + "b", "**/a/" * 20 + "b"], THEN) == []
+    assert newest_checkpoint(Folder(tmp_path), ["**/" * 20 + "b"], THEN) is None
+    assert time.process_time() - begun < 1
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """A folder with more data than is looked at, and the work of a script behind it."""
+    monkeypatch.setattr(found_files, "MOST_ENTRIES", 60)
+    for number in range(100):
+        put(tmp_path, f"data/{number}.png")
+        put(tmp_path, f"data/train/{number % 20}/{number}.png")
+    put(tmp_path, "output/model.pt")
+    put(tmp_path, "runs/1/checkpoint-5/model.pt")
+    return Folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("output/**", ["output/model.pt"]),
+        ("output", ["output/model.pt"]),
+        ("out*/*.pt", ["output/model.pt"]),
+        ("runs/*/checkpoint-*", ["runs/1/checkpoint-5/model.pt"]),
+    ],
+)
+def test_what_no_pattern_can_reach_is_not_looked_into(crowded: Folder, pattern: str, found: list[str]) -> None:
+    notes: list[str] = []
+    assert matching(crowded, [pattern], THEN, notes) == found
+    assert notes == []
+
+
+def test_a_crowded_folder_hides_none_beside_it_and_what_was_not_seen_is_said(crowded: Folder) -> None:
+    notes: list[str] = []
+    assert matching(crowded, ["output/*", "**/*.pt"], THEN, notes) == [
+        "output/model.pt",
+        "runs/1/checkpoint-5/model.pt",
+    ]
+    assert newest_checkpoint(crowded, ["*/*/checkpoint-*"], THEN, notes) == ("runs/1/checkpoint-5", NOW)
+    assert notes == [
+        f"Some files were not looked at for {pattern}: there are too many, at most 60 files and folders are looked at."
+        for pattern in ("**/*.pt", "*/*/checkpoint-*")
+    ]
+
+
+def test_a_pattern_that_begins_with_a_link_leads_nowhere(tmp_path: Path) -> None:
+    put(tmp_path / "outside", "deep/secret.txt")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "output").symlink_to(tmp_path / "outside")
+    (inside / "real").mkdir()
+    (inside / "real" / "deep").symlink_to(tmp_path / "outside" / "deep")
+    for pattern in ("output/**", "output/deep/*", "real/deep/*", "*/deep/*", "../outside/**", "**"):
+        assert matching(Folder(inside), [pattern], THEN) == []

@@ -1,0 +1,37 @@
+"""Which of the agent's variables a script is given."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.scripts.environment import on_own_machine
+
+OWN = {
+    "PATH": "/usr/bin",
+    "LD_LIBRARY_PATH": "/usr/local/cuda/lib64",
+    "DYLD_LIBRARY_PATH": "/opt/conda/lib",
+    "LD_PRELOAD": "/tmp/other.so",
+    "PYTHONPATH": "/agent",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "CUDA_CACHE_PATH": "/tmp/cache",
+    "NVIDIA_DRIVER_CAPABILITIES": "compute",
+    "XDG_CACHE_HOME": "/home/me/.cache",
+    "NVIDIA_API_KEY": "nvapi-secret",
+    "CUDA_TOKEN": "secret",
+    "XDG_PASSWORD": "secret",
+    "HF_TOKEN": "hf_secret",
+}
+
+
+@pytest.mark.parametrize("name", ["NVIDIA_API_KEY", "CUDA_TOKEN", "XDG_PASSWORD", "HF_TOKEN"])
+def test_what_names_a_secret_is_given_only_where_it_is_allowed(name: str) -> None:
+    assert name not in on_own_machine(OWN, (), None)
+    assert on_own_machine(OWN, (name,), None)[name] == OWN[name]
+    assert name not in on_own_machine(OWN, (name,), [])
+
+
+def test_what_any_program_needs_is_given_and_nothing_that_loads_code() -> None:
+    assert set(on_own_machine(OWN, (), None)) == {
+        "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_CACHE_PATH",
+        "NVIDIA_DRIVER_CAPABILITIES", "XDG_CACHE_HOME",
+    }  # fmt: skip
