@@ -17,6 +17,7 @@ MOST_ROUNDS = 10_000  # a bar around another one that counts further than this d
 _COUNT = re.compile(r"\s*+([0-9]{1,12})/([0-9]{1,12})\s*+\[")
 _ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12})it \[[0-9:]++,\s*+")
 _KERAS = re.compile(r"\s*+([0-9]{1,10})/([0-9]{1,10}|Unknown)\s++(?=\[[=>.]|[━╸╺]|- [0-9]|[0-9]++m?s )")
+_FIGURES = re.compile(r"[0-9.]+")
 _PERCENT = re.compile(r"[\s:]*+[0-9]{1,3}$")
 _ASIDE = re.compile(
     r"\b(eval\w*|val|valid\w*|test\w*|predict\w*|generat\w*|sampl\w*|map|load\w*|download\w*|upload\w*|token\w*|filter\w*"
@@ -29,12 +30,14 @@ _EPOCH = re.compile(r"(?:\bepochs?\W{0,3}|^(?=[0-9]{1,9}/[0-9]{1,9}\s))([0-9]{1,
 
 @dataclass(slots=True)
 class Bar:
-    """A state of a bar: `label` in front, `count` of `total` (None: endless), `postfix` behind the speed."""
+    """A state of a bar: `label` in front, `count` of `total` (None: endless), `postfix` behind the speed; `end` is where
+    it ends in the line."""
 
     label: str
     count: int
     total: int | None
     postfix: str
+    end: int
 
     @property
     def is_aside(self) -> bool:
@@ -59,7 +62,8 @@ def bar_in(line: str) -> Bar | None:
     if count is None or not total:
         return None
     label = _PERCENT.sub("", line[max(0, percent - 200) : percent])
-    return Bar(label.strip(), min(count, total), total, _behind_the_speed(line[counted.end() :]))
+    end = _end(line, counted.end())
+    return Bar(label.strip(), min(count, total), total, _behind_the_speed(line[counted.end() : end]), end)
 
 
 def _endless(line: str) -> Bar | None:
@@ -67,7 +71,21 @@ def _endless(line: str) -> Bar | None:
     count = step_in(found.group(1)) if found else None
     if found is None or count is None:
         return None
-    return Bar(line[: found.start()].strip(" :"), count, None, line[found.end() :].partition(",")[2])
+    end = _end(line, found.end())
+    return Bar(line[: found.start()].strip(" :"), count, None, line[found.end() : end].partition(",")[2], end)
+
+
+def _end(line: str, inside: int) -> int:
+    """Where a bar ends: behind the bracket that closes the one we are inside of; at the end of the line where that was
+    cut off, or where a postfix stands behind it (`], loss=0.5`)."""
+    depth, end = 1, inside
+    while depth:
+        close = line.find("]", end)
+        if close < 0:
+            return len(line)
+        depth += line.count("[", end, close) - 1
+        end = close + 1
+    return len(line) if line.startswith(", ", end) else end
 
 
 def _behind_the_speed(inside: str) -> str:
@@ -110,7 +128,7 @@ class Bars:
         return self._placed(bar, reading, inside_epoch=epoch is not None)
 
     def _placed(self, bar: Bar, reading: Reading, inside_epoch: bool) -> tuple[str, int, Reading, int | None] | None:
-        key = (re.sub("[0-9.]+", "", bar.label), bar.total)
+        key = (_FIGURES.sub("", bar.label), bar.total)
         seen = self._seen.get(key) or self._begun(key)
         is_news = _take_news(seen, bar, reading)
         rule = "epochs" if inside_epoch else "bars"

@@ -276,6 +276,54 @@ def test_a_bar_that_is_drawn_again_and_again_gives_one_value_a_count() -> None:
     assert {point.total for point in points} == {120}
 
 
+BAR = "\r 10%|█         | 100/1000 [00:10<01:30, 10.00it/s{}]"
+ENDLESS = "\r100it [00:10, 10.00it/s{}]"
+
+
+@pytest.mark.parametrize(
+    ("behind", "point"),
+    [
+        ("step 101: loss 2.0", Point("iterations", 101, {"loss": 2}, None)),
+        (
+            "step 200: train loss 1.5, val loss 1.7",
+            Point("iterations", 200, {"train_loss": 1.5, "val_loss": 1.7}, None),
+        ),
+        ("loss: 0.5 | lr: 1e-3", Point("pairs", 100, {"loss": 0.5, "lr": 0.001}, 1000)),
+        ("{'loss': 2.3, 'epoch': 0.5}", Point("trainer", 100, {"loss": 2.3}, 1000)),
+        ("12 files were saved", None),
+        ("   ", None),
+    ],
+)
+def test_what_is_printed_behind_a_bar_is_a_line_of_its_own(behind: str, point: Point | None) -> None:
+    """`print` in a loop of tqdm: the bar has no end of the line, and stderr and stdout share the pipe."""
+    bar = Point("bars", 100, {}, 1000)
+    assert points_of(BAR.format("") + behind + "\n") == ([bar, point] if point else [bar])
+    endless = point and point._replace(total=None)
+    assert points_of(ENDLESS.format("") + behind + "\n") == [bar._replace(total=None), *([endless] if endless else [])]
+
+
+@pytest.mark.parametrize("bar", [BAR, ENDLESS])
+def test_a_bar_ends_where_its_bracket_closes(bar: str) -> None:
+    postfix = ", loss=0.5, box=[1, [2]], acc=0.25"
+    values = [point.values for point in points_of(bar.format(postfix) + "val loss 0.7\n")]
+    assert values == [{"loss": 0.5, "box": 1, "acc": 0.25}, {"val_loss": 0.7}]
+
+
+def test_a_postfix_may_stand_behind_the_bracket_or_be_cut_off_within_it() -> None:
+    """A `bar_format` of one's own ends with `]{postfix}`; a narrow terminal cuts."""
+    behind = "".join(BAR.format("") + postfix for postfix in (", loss=0.5", ", loss=0.4"))
+    assert points_of(behind) == [Point("bars", 100, {"loss": 0.5}, 1000)]  # one value a count, as inside the bracket
+    assert points_of(BAR.format(", loss=0.5, box=[1, 2")[:-1]) == [Point("bars", 100, {"loss": 0.5, "box": 1}, 1000)]
+
+
+def test_bars_that_share_a_line_are_read_one_after_the_other_and_each_rule_shows_its_own() -> None:
+    line = "".join(f" {n}%|█   | {n}/100 [00:10<01:30, 5it/s]" for n in range(1, 100))
+    assert [point.step for point in points_of(line)] == list(range(1, 100))
+    curves = Curves()
+    curves.feed(f"{BAR.format(', loss=0.5')}step 100: acc 0.5\n".encode())
+    assert [rule["example"] for rule in curves.rules()] == ["step 100: acc 0.5", BAR.format(", loss=0.5").strip()]
+
+
 def test_inner_bars_lead_and_go_on_counting_when_they_begin_again() -> None:
     points = printed("nested_bars")
     assert steps(points, "train_loss") == [(100, 0.52), (150, 0.42)]
