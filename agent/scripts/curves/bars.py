@@ -17,7 +17,7 @@ MOST_ROUNDS = 10_000  # a bar around another one that counts further than this d
 _COUNT = re.compile(r"\s*+([0-9]{1,12})/([0-9]{1,12})\s*+\[")
 _ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12})it \[[0-9:]++,\s*+")
 _KERAS = re.compile(r"\s*+([0-9]{1,10})/([0-9]{1,10}|Unknown)\s++(?=\[[=>.]|[━╸╺]|- [0-9]|[0-9]++m?s )")
-_FIGURES = re.compile(r"[0-9.]+")
+_FIGURES = re.compile(r"[0-9.\s]+")
 _PERCENT = re.compile(r"[\s:]*+[0-9]{1,3}$")
 _ASIDE = re.compile(
     r"\b(eval\w*|val|valid\w*|test\w*|predict\w*|generat\w*|sampl\w*|map|load\w*|download\w*|upload\w*|token\w*|filter\w*"

@@ -347,6 +347,13 @@ def test_rows_in_front_of_bars_count_when_the_bar_is_done() -> None:
     }  # fmt: skip
 
 
+def test_a_bar_stays_the_same_one_when_a_figure_in_its_label_is_shorter() -> None:
+    """YOLO puts the row of a table in front, in columns: `1.2` is as wide as `1.234`."""
+    row = "        1/3      2.51G{:>11}         32        640:  50%|█████     | {}/8 [00:02<00:00,  3.95it/s]\n"
+    text = "".join(row.format(loss, count) for loss, count in ((1.234, 4), (1.2, 6), (12.34, 8)))
+    assert [point.step for point in points_of(text)] == [4, 6, 8]
+
+
 def test_without_any_step_lines_are_counted_and_those_about_one_step_share_it() -> None:
     points = points_of("train loss 0.5\nval loss 0.6\ntrain loss 0.4\nval loss 0.5\n")
     assert steps(points, "train_loss") == [(0, 0.5), (1, 0.4)]
