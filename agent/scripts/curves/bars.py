@@ -1,4 +1,5 @@
-"""Progress bars: tqdm's, in whatever loop they stand, and those that Keras prints for the batches of an epoch."""
+"""Progress bars: those of tqdm and ultralytics, in whatever loop they stand, and those that Keras prints for the batches
+of an epoch."""
 
 from __future__ import annotations
 
@@ -15,6 +16,12 @@ MAX_GIVEN = 500  # values remembered for one count
 MOST_ROUNDS = 10_000  # a bar around another one that counts further than this does not count epochs
 
 _COUNT = re.compile(r"\s*+([0-9]{1,12})/([0-9]{1,12})\s*+\[")
+_TIME = r"(?:[0-9.]++s|[0-9]++(?::[0-9]{2}){1,2}+)"
+# `50% ━━━━━━────── 4/8 8.7it/s 0.4s<0.5s`; a count of bytes (`5.1/5.4MB`) is none of steps.
+_ULTRALYTICS = re.compile(
+    r"% [━╸─]++ ([0-9]{1,12}+)/([0-9]{1,12}+)(?![\w.])"
+    rf"(?: ++[0-9.]++[A-Za-z]++/s)?+(?: ++{_TIME}(?:<{_TIME})?+)?+"
+)
 _ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12})it \[[0-9:]++,\s*+")
 _KERAS = re.compile(r"\s*+([0-9]{1,10})/([0-9]{1,10}|Unknown)\s++(?=\[[=>.]|[━╸╺]|- [0-9]|[0-9]++m?s )")
 _FIGURES = re.compile(r"[0-9.\s]+")
@@ -50,20 +57,31 @@ class Bar:
 
 
 def bar_in(line: str) -> Bar | None:
-    """The tqdm bar that a line shows; None when it shows none."""
+    """The bar that a line shows; None when it shows none."""
     percent = line.find("%|")
-    if percent < 0:
-        return _endless(line) if "it [" in line else None
-    end = line.find("|", percent + 2)
-    counted = _COUNT.match(line, end + 1) if end > 0 else None
+    if percent >= 0:
+        return _of_tqdm(line, percent)
+    counted = _ULTRALYTICS.search(line) if "━" in line or "─" in line else None
+    if counted is not None:
+        return _counted(line, counted.start(), counted, "", counted.end())
+    return _endless(line) if "it [" in line else None
+
+
+def _of_tqdm(line: str, percent: int) -> Bar | None:
+    drawn = line.find("|", percent + 2)
+    counted = _COUNT.match(line, drawn + 1) if drawn > 0 else None
     if counted is None:
         return None
+    end = _end(line, counted.end())
+    return _counted(line, percent, counted, _behind_the_speed(line[counted.end() : end]), end)
+
+
+def _counted(line: str, percent: int, counted: re.Match[str], postfix: str, end: int) -> Bar | None:
     count, total = step_in(counted.group(1)), step_in(counted.group(2))
     if count is None or not total:
         return None
     label = _PERCENT.sub("", line[max(0, percent - 200) : percent])
-    end = _end(line, counted.end())
-    return Bar(label.strip(), min(count, total), total, _behind_the_speed(line[counted.end() : end]), end)
+    return Bar(label.strip(), min(count, total), total, postfix, end)
 
 
 def _endless(line: str) -> Bar | None:

@@ -354,6 +354,27 @@ def test_a_bar_stays_the_same_one_when_a_figure_in_its_label_is_shorter() -> Non
     assert [point.step for point in points_of(text)] == [4, 6, 8]
 
 
+def test_ultralytics_draws_bars_of_its_own_and_its_rows_are_read_like_those_in_front_of_tqdm() -> None:
+    """In the form of ultralytics 8.3: each state has \\r in front, the last one comes twice, with an end of the line."""
+    redrawn = (PRINTED / "ultralytics.txt").read_bytes().decode()
+    last_states = "\n".join(line.rpartition("\r")[2] for line in redrawn.split("\n"))
+    for text in (redrawn, last_states):
+        points = [point for point in points_of(text) if point.values]
+        assert steps(points, "box_loss") == [(8, 1.153), (16, 1.053)]
+        assert steps(points, "map50") == [(8, 0.617), (16, 0.637)]
+        assert [point.values.keys() for point in points[:2]] == [
+            {"box_loss", "cls_loss", "dfl_loss"}, {"p", "r", "map50", "map50-95"}
+        ]  # fmt: skip
+        assert {(point.rule, point.total) for point in points} == {("tables", 800)}
+    told = [point.step for point in points_of(redrawn) if not point.values and point.total == 800]
+    assert told == [0, 4, 7, 8, 8, 12, 15, 16]
+
+
+def test_what_is_printed_behind_a_bar_of_ultralytics_is_a_line_of_its_own() -> None:
+    points = points_of("train: 25% ━━━───────── 2/8 11.4it/s 0.2s<0.7sval loss 0.5\n")
+    assert points == [Point("bars", 2, {}, 8), Point("pairs", 2, {"val_loss": 0.5}, 8)]
+
+
 def test_without_any_step_lines_are_counted_and_those_about_one_step_share_it() -> None:
     points = points_of("train loss 0.5\nval loss 0.6\ntrain loss 0.4\nval loss 0.5\n")
     assert steps(points, "train_loss") == [(0, 0.5), (1, 0.4)]
