@@ -34,6 +34,7 @@ class Reading:
     epoch: int | None = None
     epochs: int | None = None
     epoch_first: bool = False
+    of_validation: bool = False  # a batch of one: it belongs to the step where the training stands
     part_of_epochs: float | None = None  # 1.5 in the middle of the second epoch, as the Trainer of transformers counts
 
     @property
@@ -82,6 +83,9 @@ def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
             continue
         text = parts[place]
         of = parts[place + 2] if after.slash and place + 2 < len(parts) else None
+        if of is not None and gap.opens and gap.name in HELD_OUT:  # `Test: [ 10/196]`; its summary is ` * Acc@1 86.000`
+            group, named, reading.of_validation = "val", None, True
+            continue
         if _is_count(gap, after, text, of, reading, held_out=group is not None):
             continue
         if gap.name and gap.kind is not None:

@@ -209,6 +209,43 @@ def test_batches_of_epochs_are_laid_end_to_end_and_the_test_belongs_to_the_newes
     assert steps(points, "test_accuracy") == [(640, 0.9833)]
 
 
+VALIDATIONS = [
+    (  # PyTorch's imagenet example
+        "Epoch: [0][  11/5005]\tTime  0.5 ( 0.6)\tData  0.1 ( 0.1)\tLoss 6.9e+00 (6.95e+00)\tAcc@1   0.00 (  0.10)\n",
+        "Test: [{:3}/196]\tTime  2.0 ( 2.0)\tLoss 1.0e+00 (1.0e+00)\tAcc@1  75.00 ( 75.00)\tAcc@5  90.0 ( 90.0)\n",
+        {"val_loss": 1, "val_acc@1": 75, "val_acc@5": 90},
+    ),
+    (  # torchvision's references
+        "Epoch: [0]  [  11/5005]  eta: 0:10:00  lr: 0.1  loss: 6.9123 (6.9511)  acc1: 0.00 (0.10)  time: 0.5121  data: 0.0112\n",
+        "Test:   [{:3}/196]  eta: 0:00:10  loss: 0.9123 (0.9511)  acc1: 75.0000 (74.0)  time: 0.5121  data: 0.0112\n",
+        {"val_loss": 0.9123, "val_acc1": 75},
+    ),
+    (  # timm
+        "Train: 0 [  11/5005 (  0%)]  Loss: 6.954 (6.95)  Time: 1.211s,  200.1/s  (1.2s, 200/s)  LR: 1.000e-05\n",
+        "Test: [{:4}/196]  Time: 0.500 (0.500)  Loss:   0.900 ( 0.900)  Acc@1:  75.391 ( 75.391)  Acc@5:  90.0 ( 90.0)\n",
+        {"val_loss": 0.9, "val_acc@1": 75.391, "val_acc@5": 90},
+    ),
+    *(
+        ("Epoch: [0][  11/5005]\tLoss 6.9\n", f"{word}: [{{}}/196] Loss: 0.3, Acc: 75.0\n", {"val_loss": 0.3, "val_acc": 75})
+        for word in ("Val", "Eval", "Validation", "INFO:root:valid")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("training", "validation", "values"), VALIDATIONS, ids=[form[1][:18] for form in VALIDATIONS])
+def test_the_batches_of_a_validation_belong_to_it_and_to_the_step_where_the_training_stands(
+    training: str, validation: str, values: dict[str, float | None]
+) -> None:
+    batches = "".join(validation.format(batch) for batch in (0, 100, 195))
+    summary, later = " * Acc@1 69.7 Acc@5 89.0\n", training.replace("  11/5005", "5001/5005")
+    first, *of_validation, mean, last = points_of(training + batches + summary + later)
+    assert [(point.step, point.values) for point in of_validation] == [(11, values)] * 3
+    assert (mean.step, mean.values) == (11, {"val_acc@1": 69.7, "val_acc@5": 89})
+    assert (last.step, last.values) == (5001, first.values)
+    assert not any(name.startswith("val") for name in first.values)
+    assert [point.step for point in points_of(batches + summary)] == [0] * 4  # before the training
+
+
 def test_a_heading_names_the_epoch_of_the_lines_below() -> None:
     points = printed("pytorch_transfer_learning")
     assert steps(points, "train_loss") == [(1, 0.5922), (2, 0.4922)]
