@@ -86,7 +86,8 @@ def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
         if of is not None and gap.opens and gap.name in HELD_OUT:  # `Test: [ 10/196]`; its summary is ` * Acc@1 86.000`
             group, named, reading.of_validation = "val", None, True
             continue
-        if _is_count(gap, after, text, of, reading, held_out=group is not None):
+        outer = of is not None and _is_outer(parts, place)
+        if _is_count(gap, after, text, of, reading, held_out=group is not None, outer=outer):
             continue
         if gap.name and gap.kind is not None:
             found = _value(gap, after, text, of)
@@ -103,13 +104,20 @@ def _leading_count(parts: list[str], reading: Reading) -> None:
         reading.step = step_in(parts[1])
 
 
-def _is_count(gap: Gap, after: Gap, text: str, of: str | None, reading: Reading, held_out: bool) -> bool:
+def _is_outer(parts: list[str], place: int) -> bool:
+    """Whether the count at this place stands in brackets with another one directly behind them: `[0/25][1/1583]` (DCGAN)."""
+    return place + 5 < len(parts) and "".join(parts[place + 3].split()) == "][" and understood(parts[place + 5]).slash
+
+
+def _is_count(gap: Gap, after: Gap, text: str, of: str | None, reading: Reading, held_out: bool, outer: bool) -> bool:
     """Whether this number tells where the training is; the reading has it then, but for batches of held-out data."""
     kind = gap.kind
     if kind is None and after.counted is not None:
         kind = after.counted
     if kind is Kind.UNKNOWN and after.opens and gap.name in TRAINING and reading.epoch is None:
         kind = Kind.EPOCH  # timm: `Train: 0 [  50/1251 (  4%)]  Loss: 6.95`
+    if outer and kind in (None, Kind.UNKNOWN) and reading.epoch is None:
+        kind = Kind.EPOCH
     if kind is None and of is not None and (gap.opens or (not gap.name and reading.epoch is not None)):
         kind = Kind.BATCH
     if kind not in (Kind.STEP, Kind.BATCH, Kind.EPOCH):

@@ -56,6 +56,13 @@ FORMS: list[Form] = [
     ),
     (" * loss: 0.5", "pairs", 0, {"loss": 0.5}, None),  # an item of a list
     (
+        "[0/25][1/1583]\tLoss_D: 1.2\tLoss_G: 3.4\tD(x): 0.5\tD(G(z)): 0.4 / 0.2",  # DCGAN
+        "epochs", 1, {"loss_d": 1.2, "loss_g": 3.4, "x": 0.5}, 39575,
+    ),
+    ("INFO:root:[ 3/25] [ 100/1583] loss: 0.5", "epochs", 3266, {"loss": 0.5}, 39575),
+    ("[1/4][10/100][7] Loss_D: 1.2", "epochs", 10, {"loss_d": 1.2}, 400),  # WGAN: and the updates of the generator
+    ("Epoch 2 [1/4][10/100] loss: 0.5", "epochs", 5, {"loss": 0.5}, None),
+    (
         "| epoch   1 |   200/ 2983 batches | lr 20.00 | ms/batch 13.21 | loss  7.63 | ppl  2053.20",
         "epochs", 200, {"lr": 20, "loss": 7.63, "ppl": 2053.2}, None,
     ),
@@ -252,6 +259,11 @@ def test_a_heading_names_the_epoch_of_the_lines_below() -> None:
     assert steps(points, "val_acc") == [(1, 0.9216), (2, 0.9316)]
     assert {point.total for point in points} == {25}
     assert [step for step, _ in steps(printed("pytorch_quickstart"), "loss")] == [64, 6464, 60_064]
+
+
+def test_a_pair_of_counts_in_brackets_is_the_epoch_and_the_batch() -> None:
+    text = "".join(f"[{epoch}/25][{batch}/1583]\tLoss_D: 1.2\n" for epoch in (0, 1, 2) for batch in (0, 50))
+    assert [point.step for point in points_of(text)] == [0, 50, 1583, 1633, 3166, 3216]
 
 
 def test_keras_bars_count_through_the_epochs_and_an_evaluation_afterwards_is_one() -> None:
