@@ -32,6 +32,7 @@ _GROUP = re.compile(
     r"(?<![\w/.\-])(train(?:ing)?|val(?:id(?:at(?:ion|ing))?)?|test(?:ing)?|eval(?:uat(?:ion|ing))?|dev)(?=[\s:\])|,]|$)"
 )
 _GROUP_BEHIND = re.compile(r"\((?:train|val|valid|test)\)$")
+_OWNER = re.compile(r"([\w.-]{1,40}+)'s\s")
 _WORD = re.compile(r"[A-Za-z_µ][\w@/.'%+-]*")
 
 
@@ -39,7 +40,7 @@ class Gap(NamedTuple):
     """`unit` is "", "%" or "?" (the number before is not a plain one); `counted` names what the number before counts.
 
     `group` is train, val, test or eval where the gap says which data the numbers behind it are about; `apart` whether
-    the name itself says so in a word of its own.
+    the name itself says so in a word of its own. `owner` is the set of data that LightGBM names: `valid_0's auc`.
     """
 
     unit: str
@@ -50,6 +51,7 @@ class Gap(NamedTuple):
     separated: bool
     group: str | None
     apart: bool
+    owner: str
     opens: bool
 
 
@@ -66,7 +68,7 @@ def _understood(gap: str) -> Gap:
     name, separated, before = ("", False, gap) if slash else _name_at_the_end(gap)
     kind = kind_of(name) if name else None
     group, apart = _group(name, before)
-    counted = _COUNTED.match(gap)
+    counted, owners = _COUNTED.match(gap), _OWNER.findall(gap)
     return Gap(
         unit=_unit(gap),
         counted=kind_of(counted.group(1)) if counted and kind not in (Kind.STEP, Kind.BATCH, Kind.EPOCH) else None,
@@ -76,6 +78,7 @@ def _understood(gap: str) -> Gap:
         separated=separated,
         group=group,
         apart=apart,
+        owner=owners[-1].lower() if owners else "",
         opens=gap.rstrip().endswith(("[", "|", "(")),
     )
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .gaps import NUMBER, Gap, understood
 from .names import HELD_OUT, TRAINING, Kind
-from .points import number_in, step_in
+from .points import normalised, number_in, step_in
 
 MAX_NUMBERS = 64  # of one line
 
@@ -60,7 +60,7 @@ def read_line(line: str, in_bar: bool = False) -> Reading | None:
     reading = Reading()
     found = list(_numbers(parts, reading))
     if found and _is_wanted(found, reading, line, in_bar):
-        for name, _, value, _ in found:
+        for name, _, value, _ in _of_owners(found) if "'s " in line else found:
             reading.values.setdefault(name, value)
     return reading
 
@@ -158,6 +158,22 @@ def _of_group(name: str, gap: Gap, group: str | None) -> str:
         return name
     first = name.replace("/", "_").replace(".", "_").split("_")[0]
     return name if first in HELD_OUT or first in TRAINING else f"{group}_{name}"
+
+
+def _of_owners(found: list[_Found]) -> list[_Found]:
+    """`training's auc: 0.9  valid_0's auc: 0.8` are `train_auc` and `val_auc`; sets that share a group go by their own
+    names, and where there is one set alone its values need none."""
+    groups = {each.gap.owner: _group_of(each.gap.owner) for each in found if each.gap.owner}
+    if len(groups) < 2:
+        return found
+    given = list(groups.values())
+    sets = {owner: group if given.count(group) == 1 else owner for owner, group in groups.items()}
+    return [each._replace(name=normalised(f"{sets.get(each.gap.owner, '')} {each.name}")) for each in found]
+
+
+def _group_of(owner: str) -> str:
+    word = owner.rstrip("_0123456789")
+    return "train" if word in TRAINING else HELD_OUT.get(word, owner)
 
 
 def _is_wanted(found: list[_Found], reading: Reading, line: str, in_bar: bool) -> bool:

@@ -130,6 +130,23 @@ FORMS: list[Form] = [
         "iterations", 10, {"learn": 0.6123, "test": 0.65, "best": 0.65}, None,  # CatBoost
     ),
     ("[10]\tvalid_0's binary_logloss: 0.61", "iterations", 10, {"binary_logloss": 0.61}, None),
+    (
+        "[10]\ttraining's binary_logloss: 0.6\tvalid_0's binary_logloss: 0.65",  # LightGBM, of two sets and more
+        "iterations", 10, {"train_binary_logloss": 0.6, "val_binary_logloss": 0.65}, None,
+    ),
+    (
+        "[10]\ttraining's auc: 0.9\ttraining's l2: 0.1\tvalid_1's auc: 0.8\tvalid_1's l2: 0.2",
+        "iterations", 10, {"train_auc": 0.9, "train_l2": 0.1, "val_auc": 0.8, "val_l2": 0.2}, None,
+    ),
+    (
+        "[10]\ttrain's l2: 0.1\tvalid_0's l2: 0.2\tvalid_1's l2: 0.3\tholdout's l2: 0.4",
+        "iterations", 10, {"train_l2": 0.1, "valid_0_l2": 0.2, "valid_1_l2": 0.3, "holdout_l2": 0.4}, None,
+    ),
+    ("[10]\tvalid_0's auc: 0.8\tvalid_0's l2: 0.2", "iterations", 10, {"auc": 0.8, "l2": 0.2}, None),
+    (
+        "[10]\tcv_agg's train l2: 0.1 + 0.01\tcv_agg's valid l2: 0.2 + 0.02",
+        "iterations", 10, {"train_l2": 0.1, "valid_l2": 0.2}, None,
+    ),
     ("Iteration 1, loss = 2.31234", "iterations", 1, {"loss": 2.31234}, None),
     # dictionaries
     (
