@@ -32,6 +32,8 @@ _GROUP = re.compile(
     r"(?<![\w/.\-])(train(?:ing)?|val(?:id(?:at(?:ion|ing))?)?|test(?:ing)?|eval(?:uat(?:ion|ing))?|dev)(?=[\s:\])|,]|$)"
 )
 _GROUP_BEHIND = re.compile(r"\((?:train|val|valid|test)\)$")
+# Where in the code a line was written: `| INFO     | yolox.core.trainer:` and `| INFO | __main__:main:` (loguru), `trainer.py:`.
+_LOCATION = re.compile(r"(?:\|\s*+[A-Z]++\s*+\|\s*+(?:[\w.<>-]++:){1,2}+|[\w.-]{0,60}\.py:)$")
 _OWNER = re.compile(r"([\w.-]{1,40}+)'s\s")
 _WORD = re.compile(r"[A-Za-z_µ][\w@/.'%+-]*")
 
@@ -64,9 +66,12 @@ def understood(gap: str) -> Gap:
 
 @lru_cache(maxsize=8192)
 def _understood(gap: str) -> Gap:
-    slash = _SLASH.fullmatch(gap) is not None
-    name, separated, before = ("", False, gap) if slash else _name_at_the_end(gap)
-    kind = kind_of(name) if name else None
+    slash, location = _SLASH.fullmatch(gap) is not None, _LOCATION.search(gap)
+    if slash or location:
+        name, separated, before = "", False, gap[: location.start()] if location else ""
+    else:
+        name, separated, before = _name_at_the_end(gap)
+    kind = Kind.NEVER if location else kind_of(name) if name else None
     group, apart = _group(name, before)
     counted, owners = _COUNTED.match(gap), _OWNER.findall(gap)
     return Gap(

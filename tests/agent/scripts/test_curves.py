@@ -120,6 +120,19 @@ FORMS: list[Form] = [
         "epoch 001:  500 / 1000 loss=5.2, nll_loss=4.1, ppl=17.2, wps=1000, ups=3.1, wpb=3000, lr=0.0005",
         "epochs", 500, {"loss": 5.2, "nll_loss": 4.1, "ppl": 17.2, "lr": 0.0005}, None,
     ),
+    # behind what a logging library puts in front, the line of the code among it
+    (
+        "2024-01-01 10:00:00 | INFO     | yolox.core.trainer:255 - epoch: 1/300, iter: 10/1000, mem: 4567Mb, iter_time: 0.312s, "
+        "data_time: 0.005s, total_loss: 12.3, iou_loss: 3.2, l1_loss: 0.0, lr: 1.0e-05, size: 640, ETA: 10:00:00",
+        "epochs", 10, {"total_loss": 12.3, "iou_loss": 3.2, "l1_loss": 0, "lr": 1e-05}, 300_000,
+    ),
+    ("2024-01-01 10:00:00.123 | INFO     | __main__:train_loss:12 - val loss: 0.5", "pairs", 0, {"val_loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | SUCCESS  | test.fit:step:12 - loss: 0.5", "pairs", 0, {"loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | INFO     | __main__:<module>:12 - step 10 loss 0.5", "iterations", 10, {"loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | INFO     | a:b:12 - step:10 loss:2", "iterations", 10, {"loss": 2}, None),
+    ("[INFO|trainer.py:1234] 2024-01-01 10:00:00,123 >> epoch 1 loss 0.5", "epochs", 1, {"loss": 0.5}, None),
+    ("I0101 10:00:00.123456 1234 val.py:255] step 10 loss: 0.5", "iterations", 10, {"loss": 0.5}, None),
+    ("INFO:root:epoch:3 loss:2", "epochs", 3, {"loss": 2}, None),
     # trees and scikit-learn
     (
         "[10]\tvalidation_0-logloss:0.5123\ttrain-rmse:0.3",
