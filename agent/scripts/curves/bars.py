@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .lines import Reading, read_line
 from .names import HELD_OUT
-from .points import MAX_STEP, step_in
+from .points import MAX_STEP, normalised, step_in
 from .steps import Steps
 
 MAX_BARS = 32  # different ones that are told apart
@@ -198,7 +198,7 @@ class Bars:
         if not reading.values or held is None:
             return None
         reading.values = {
-            name if name.startswith((*HELD_OUT, "train")) else f"{held}_{name}": value
+            name if name.startswith((*HELD_OUT, "train")) else normalised(f"{held}_{name}"): value
             for name, value in reading.values.items()
         }
         return ("bars", *self._newest("bars", reading))
@@ -255,7 +255,7 @@ class KerasBars:
         if self._epoch != self.steps.epoch:
             self._epoch, self._batches = self.steps.epoch, batches
         if batches is not None and batches != self._batches and self._batches is not None:
-            reading.values = {f"eval_{name}": value for name, value in reading.values.items()}
+            reading.values = {normalised(f"eval_{name}"): value for name, value in reading.values.items()}
             return ("epochs", *_with(reading, self.steps.newest("epochs", reading.values)))
         reading.batch, reading.batches = count, batches
         return ("epochs", *_with(reading, self.steps.place("epochs", reading)))

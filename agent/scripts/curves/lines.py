@@ -157,7 +157,7 @@ def _of_group(name: str, gap: Gap, group: str | None) -> str:
     if group is None or gap.apart or gap.kind is Kind.COMPANION:
         return name
     first = name.replace("/", "_").replace(".", "_").split("_")[0]
-    return name if first in HELD_OUT or first in TRAINING else f"{group}_{name}"
+    return name if first in HELD_OUT or first in TRAINING else normalised(f"{group}_{name}")
 
 
 def _of_owners(found: list[_Found]) -> list[_Found]:

@@ -575,6 +575,21 @@ def test_names_are_bounded_in_length_and_number() -> None:
     assert len(curves.rules()[0]["names"]) == 50  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Test set: {}: 0.5",
+        "Test: [1/2] {}: 0.5",
+        "[10]\ttraining's {0}: 0.5\tvalid_0's {0}: 0.6",
+        "Validation: 100%|█| 10/10 [00:10<01:30, 5it/s, {}=0.5]",
+        "Epoch 1/1\n10/10 - 1s - loss: 0.5\n5/5 - 1s - {}: 0.5",
+    ],
+)
+def test_a_name_is_no_longer_for_the_group_in_front_of_it(text: str) -> None:
+    names = [name for point in points_of(text.format("x" * 56 + "loss")) for name in point.values if name != "loss"]
+    assert names and all(len(name) == 60 for name in names)
+
+
 def test_a_step_beyond_what_the_server_stores_is_not_one() -> None:
     assert points_of(f"step {2**31} loss 0.5") == [Point("pairs", 0, {"loss": 0.5}, None)]
 
