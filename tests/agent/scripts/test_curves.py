@@ -598,6 +598,7 @@ PIECES = [
     "loss", "Epoch", " ", ": ", "=", "3/10", "0.5", "nan", "-inf", "1e-5", "step", "[", "]", "|", "%|", "\r", "\n", "{", "}",
     "'", '"', ",", "it [00:10, 5.00it/s", "50/500 [00:10<01:30, 5it/s, ", "val ", "\x1b[1m", "\x1b", "12:30:05", "9" * 40,
     "accuracy", "\t", "eval", "train", "é", "\ufffd", "\x00", "- 5s ", "[==>] ", "batch", "np.float64(", ")", "epoch  train_loss  score\n", "  ", "lr", "'epoch': 1.5",
+    "%|█| 5/50 [00:10<01:30, 5it/s]", "% ━━─ 5/50 1.5it/s 0.9s", "Test: [", "[1/2][3/4]", "valid_0's auc: ", "| INFO | a.b:c:", "train.py:",
 ]  # fmt: skip
 log_texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join).map(str.encode)
 
@@ -622,10 +623,13 @@ def test_any_bytes_in_any_cuts_give_the_same_points_within_bounds(data: bytes, c
             assert value is None or (type(value) is float and math.isfinite(value))
 
 
-@pytest.mark.parametrize(
-    "piece",
-    ["1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it ["],
-)
+HOSTILE = [
+    "1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it [",
+    "%||1/2 [", "%||1/2 []", "1it [1,]", "% ━", "% ━ 1/2 ", "1/2][", "val: [1/2] ", "a's ", "| A | a:", "a.py:",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
 def test_no_line_costs_more_than_its_length(piece: str) -> None:
     """Eight times the length takes about eight times as long; a search that backtracks would take sixty-four and more."""
     short, long = (piece * (length // len(piece)) + "{'a' 1:nan}" for length in (500, 4000))
