@@ -1,4 +1,5 @@
-"""Progress bars: tqdm's, in whatever loop they stand, and those that Keras prints for the batches of an epoch."""
+"""Progress bars: those of tqdm and ultralytics, in whatever loop they stand, and those that Keras prints for the batches
+of an epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .lines import Reading, read_line
 from .names import HELD_OUT
-from .points import MAX_STEP, step_in
+from .points import MAX_STEP, normalised, step_in
 from .steps import Steps
 
 MAX_BARS = 32  # different ones that are told apart
@@ -15,8 +16,15 @@ MAX_GIVEN = 500  # values remembered for one count
 MOST_ROUNDS = 10_000  # a bar around another one that counts further than this does not count epochs
 
 _COUNT = re.compile(r"\s*+([0-9]{1,12})/([0-9]{1,12})\s*+\[")
+_TIME = r"(?:[0-9.]++s|[0-9]++(?::[0-9]{2}){1,2}+)"
+# `50% ━━━━━━────── 4/8 8.7it/s 0.4s<0.5s`; a count of bytes (`5.1/5.4MB`) is none of steps.
+_ULTRALYTICS = re.compile(
+    r"% [━╸─]++ ([0-9]{1,12}+)/([0-9]{1,12}+)(?![\w.])"
+    rf"(?: ++[0-9.]++[A-Za-z]++/s)?+(?: ++{_TIME}(?:<{_TIME})?+)?+"
+)
 _ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12})it \[[0-9:]++,\s*+")
 _KERAS = re.compile(r"\s*+([0-9]{1,10})/([0-9]{1,10}|Unknown)\s++(?=\[[=>.]|[━╸╺]|- [0-9]|[0-9]++m?s )")
+_FIGURES = re.compile(r"[0-9.\s]+")
 _PERCENT = re.compile(r"[\s:]*+[0-9]{1,3}$")
 _ASIDE = re.compile(
     r"\b(eval\w*|val|valid\w*|test\w*|predict\w*|generat\w*|sampl\w*|map|load\w*|download\w*|upload\w*|token\w*|filter\w*"
@@ -29,12 +37,14 @@ _EPOCH = re.compile(r"(?:\bepochs?\W{0,3}|^(?=[0-9]{1,9}/[0-9]{1,9}\s))([0-9]{1,
 
 @dataclass(slots=True)
 class Bar:
-    """A state of a bar: `label` in front, `count` of `total` (None: endless), `postfix` behind the speed."""
+    """A state of a bar: `label` in front, `count` of `total` (None: endless), `postfix` behind the speed; `end` is where
+    it ends in the line."""
 
     label: str
     count: int
     total: int | None
     postfix: str
+    end: int
 
     @property
     def is_aside(self) -> bool:
@@ -47,19 +57,31 @@ class Bar:
 
 
 def bar_in(line: str) -> Bar | None:
-    """The tqdm bar that a line shows; None when it shows none."""
+    """The bar that a line shows; None when it shows none."""
     percent = line.find("%|")
-    if percent < 0:
-        return _endless(line) if "it [" in line else None
-    end = line.find("|", percent + 2)
-    counted = _COUNT.match(line, end + 1) if end > 0 else None
+    if percent >= 0:
+        return _of_tqdm(line, percent)
+    counted = _ULTRALYTICS.search(line) if "━" in line or "─" in line else None
+    if counted is not None:
+        return _counted(line, counted.start(), counted, "", counted.end())
+    return _endless(line) if "it [" in line else None
+
+
+def _of_tqdm(line: str, percent: int) -> Bar | None:
+    drawn = line.find("|", percent + 2)
+    counted = _COUNT.match(line, drawn + 1) if drawn > 0 else None
     if counted is None:
         return None
+    end = _end(line, counted.end())
+    return _counted(line, percent, counted, _behind_the_speed(line[counted.end() : end]), end)
+
+
+def _counted(line: str, percent: int, counted: re.Match[str], postfix: str, end: int) -> Bar | None:
     count, total = step_in(counted.group(1)), step_in(counted.group(2))
     if count is None or not total:
         return None
     label = _PERCENT.sub("", line[max(0, percent - 200) : percent])
-    return Bar(label.strip(), min(count, total), total, _behind_the_speed(line[counted.end() :]))
+    return Bar(label.strip(), min(count, total), total, postfix, end)
 
 
 def _endless(line: str) -> Bar | None:
@@ -67,7 +89,21 @@ def _endless(line: str) -> Bar | None:
     count = step_in(found.group(1)) if found else None
     if found is None or count is None:
         return None
-    return Bar(line[: found.start()].strip(" :"), count, None, line[found.end() :].partition(",")[2])
+    end = _end(line, found.end())
+    return Bar(line[: found.start()].strip(" :"), count, None, line[found.end() : end].partition(",")[2], end)
+
+
+def _end(line: str, inside: int) -> int:
+    """Where a bar ends: behind the bracket that closes the one we are inside of; at the end of the line where that was
+    cut off, or where a postfix stands behind it (`], loss=0.5`)."""
+    depth, end = 1, inside
+    while depth:
+        close = line.find("]", end)
+        if close < 0:
+            return len(line)
+        depth += line.count("[", end, close) - 1
+        end = close + 1
+    return len(line) if line.startswith(", ", end) else end
 
 
 def _behind_the_speed(inside: str) -> str:
@@ -110,7 +146,7 @@ class Bars:
         return self._placed(bar, reading, inside_epoch=epoch is not None)
 
     def _placed(self, bar: Bar, reading: Reading, inside_epoch: bool) -> tuple[str, int, Reading, int | None] | None:
-        key = (re.sub("[0-9.]+", "", bar.label), bar.total)
+        key = (_FIGURES.sub("", bar.label), bar.total)
         seen = self._seen.get(key) or self._begun(key)
         is_news = _take_news(seen, bar, reading)
         rule = "epochs" if inside_epoch else "bars"
@@ -162,7 +198,7 @@ class Bars:
         if not reading.values or held is None:
             return None
         reading.values = {
-            name if name.startswith((*HELD_OUT, "train")) else f"{held}_{name}": value
+            name if name.startswith((*HELD_OUT, "train")) else normalised(f"{held}_{name}"): value
             for name, value in reading.values.items()
         }
         return ("bars", *self._newest("bars", reading))
@@ -219,7 +255,7 @@ class KerasBars:
         if self._epoch != self.steps.epoch:
             self._epoch, self._batches = self.steps.epoch, batches
         if batches is not None and batches != self._batches and self._batches is not None:
-            reading.values = {f"eval_{name}": value for name, value in reading.values.items()}
+            reading.values = {normalised(f"eval_{name}"): value for name, value in reading.values.items()}
             return ("epochs", *_with(reading, self.steps.newest("epochs", reading.values)))
         reading.batch, reading.batches = count, batches
         return ("epochs", *_with(reading, self.steps.place("epochs", reading)))

@@ -32,6 +32,9 @@ _GROUP = re.compile(
     r"(?<![\w/.\-])(train(?:ing)?|val(?:id(?:at(?:ion|ing))?)?|test(?:ing)?|eval(?:uat(?:ion|ing))?|dev)(?=[\s:\])|,]|$)"
 )
 _GROUP_BEHIND = re.compile(r"\((?:train|val|valid|test)\)$")
+# Where in the code a line was written: `| INFO     | yolox.core.trainer:` and `| INFO | __main__:main:` (loguru), `trainer.py:`.
+_LOCATION = re.compile(r"(?:\|\s*+[A-Z]++\s*+\|\s*+(?:[\w.<>-]++:){1,2}+|[\w.-]{0,60}\.py:)$")
+_OWNER = re.compile(r"([\w.-]{1,40}+)'s\s")
 _WORD = re.compile(r"[A-Za-z_µ][\w@/.'%+-]*")
 
 
@@ -39,7 +42,7 @@ class Gap(NamedTuple):
     """`unit` is "", "%" or "?" (the number before is not a plain one); `counted` names what the number before counts.
 
     `group` is train, val, test or eval where the gap says which data the numbers behind it are about; `apart` whether
-    the name itself says so in a word of its own.
+    the name itself says so in a word of its own. `owner` is the set of data that LightGBM names: `valid_0's auc`.
     """
 
     unit: str
@@ -50,6 +53,7 @@ class Gap(NamedTuple):
     separated: bool
     group: str | None
     apart: bool
+    owner: str
     opens: bool
 
 
@@ -62,11 +66,14 @@ def understood(gap: str) -> Gap:
 
 @lru_cache(maxsize=8192)
 def _understood(gap: str) -> Gap:
-    slash = _SLASH.fullmatch(gap) is not None
-    name, separated, before = ("", False, gap) if slash else _name_at_the_end(gap)
-    kind = kind_of(name) if name else None
+    slash, location = _SLASH.fullmatch(gap) is not None, _LOCATION.search(gap)
+    if slash or location:
+        name, separated, before = "", False, gap[: location.start()] if location else ""
+    else:
+        name, separated, before = _name_at_the_end(gap)
+    kind = Kind.NEVER if location else kind_of(name) if name else None
     group, apart = _group(name, before)
-    counted = _COUNTED.match(gap)
+    counted, owners = _COUNTED.match(gap), _OWNER.findall(gap)
     return Gap(
         unit=_unit(gap),
         counted=kind_of(counted.group(1)) if counted and kind not in (Kind.STEP, Kind.BATCH, Kind.EPOCH) else None,
@@ -76,6 +83,7 @@ def _understood(gap: str) -> Gap:
         separated=separated,
         group=group,
         apart=apart,
+        owner=owners[-1].lower() if owners else "",
         opens=gap.rstrip().endswith(("[", "|", "(")),
     )
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .gaps import NUMBER, Gap, understood
 from .names import HELD_OUT, TRAINING, Kind
-from .points import number_in, step_in
+from .points import normalised, number_in, step_in
 
 MAX_NUMBERS = 64  # of one line
 
@@ -34,6 +34,7 @@ class Reading:
     epoch: int | None = None
     epochs: int | None = None
     epoch_first: bool = False
+    of_validation: bool = False  # a batch of one: it belongs to the step where the training stands
     part_of_epochs: float | None = None  # 1.5 in the middle of the second epoch, as the Trainer of transformers counts
 
     @property
@@ -59,7 +60,7 @@ def read_line(line: str, in_bar: bool = False) -> Reading | None:
     reading = Reading()
     found = list(_numbers(parts, reading))
     if found and _is_wanted(found, reading, line, in_bar):
-        for name, _, value, _ in found:
+        for name, _, value, _ in _of_owners(found) if "'s " in line else found:
             reading.values.setdefault(name, value)
     return reading
 
@@ -82,7 +83,11 @@ def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
             continue
         text = parts[place]
         of = parts[place + 2] if after.slash and place + 2 < len(parts) else None
-        if _is_count(gap, after, text, of, reading, held_out=group is not None):
+        if of is not None and gap.opens and gap.name in HELD_OUT:  # `Test: [ 10/196]`; its summary is ` * Acc@1 86.000`
+            group, named, reading.of_validation = "val", None, True
+            continue
+        outer = of is not None and _is_outer(parts, place)
+        if _is_count(gap, after, text, of, reading, held_out=group is not None, outer=outer):
             continue
         if gap.name and gap.kind is not None:
             found = _value(gap, after, text, of)
@@ -99,13 +104,20 @@ def _leading_count(parts: list[str], reading: Reading) -> None:
         reading.step = step_in(parts[1])
 
 
-def _is_count(gap: Gap, after: Gap, text: str, of: str | None, reading: Reading, held_out: bool) -> bool:
+def _is_outer(parts: list[str], place: int) -> bool:
+    """Whether the count at this place stands in brackets with another one directly behind them: `[0/25][1/1583]` (DCGAN)."""
+    return place + 5 < len(parts) and "".join(parts[place + 3].split()) == "][" and understood(parts[place + 5]).slash
+
+
+def _is_count(gap: Gap, after: Gap, text: str, of: str | None, reading: Reading, held_out: bool, outer: bool) -> bool:
     """Whether this number tells where the training is; the reading has it then, but for batches of held-out data."""
     kind = gap.kind
     if kind is None and after.counted is not None:
         kind = after.counted
     if kind is Kind.UNKNOWN and after.opens and gap.name in TRAINING and reading.epoch is None:
         kind = Kind.EPOCH  # timm: `Train: 0 [  50/1251 (  4%)]  Loss: 6.95`
+    if outer and kind in (None, Kind.UNKNOWN) and reading.epoch is None:
+        kind = Kind.EPOCH
     if kind is None and of is not None and (gap.opens or (not gap.name and reading.epoch is not None)):
         kind = Kind.BATCH
     if kind not in (Kind.STEP, Kind.BATCH, Kind.EPOCH):
@@ -145,7 +157,23 @@ def _of_group(name: str, gap: Gap, group: str | None) -> str:
     if group is None or gap.apart or gap.kind is Kind.COMPANION:
         return name
     first = name.replace("/", "_").replace(".", "_").split("_")[0]
-    return name if first in HELD_OUT or first in TRAINING else f"{group}_{name}"
+    return name if first in HELD_OUT or first in TRAINING else normalised(f"{group}_{name}")
+
+
+def _of_owners(found: list[_Found]) -> list[_Found]:
+    """`training's auc: 0.9  valid_0's auc: 0.8` are `train_auc` and `val_auc`; sets that share a group go by their own
+    names, and where there is one set alone its values need none."""
+    groups = {each.gap.owner: _group_of(each.gap.owner) for each in found if each.gap.owner}
+    if len(groups) < 2:
+        return found
+    given = list(groups.values())
+    sets = {owner: group if given.count(group) == 1 else owner for owner, group in groups.items()}
+    return [each._replace(name=normalised(f"{sets.get(each.gap.owner, '')} {each.name}")) for each in found]
+
+
+def _group_of(owner: str) -> str:
+    word = owner.rstrip("_0123456789")
+    return "train" if word in TRAINING else HELD_OUT.get(word, owner)
 
 
 def _is_wanted(found: list[_Found], reading: Reading, line: str, in_bar: bool) -> bool:

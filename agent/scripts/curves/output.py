@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from .bars import Bars, KerasBars, bar_in
+from .bars import Bar, Bars, KerasBars, bar_in
 from .dictionaries import read_dictionary
 from .lines import Reading, read_line
 from .names import IN_SUMMARY
@@ -116,20 +116,33 @@ class Curves:
         line = raw.decode("utf-8", "replace")
         if "\x1b" in line:
             line = _TERMINAL.sub("", line)
+        while line:
+            line = self._read_first(line, points)
+
+    def _read_first(self, line: str, points: list[Point]) -> str:
+        """Reads a line up to the end of the bar that it shows; answers what was printed behind that."""
         if line.startswith("*****"):
             self._is_in_summary = line.startswith("***** train metrics")
         if self._tables.take_header(line) or _WORTH_A_LOOK.search(line) is None:
-            return
+            return ""
         bar = bar_in(line)
-        found = self._bars.read(bar) if bar is not None else None
+        if bar is None:
+            self._release(points)
+            self._take(self._point(line), line, points)
+            return ""
+        self._read_bar(bar, line[: bar.end], points)
+        return line[bar.end :]
+
+    def _read_bar(self, bar: Bar, line: str, points: list[Point]) -> None:
+        found = self._bars.read(bar)
         self._release(points)
-        point = self._point(line) if bar is None else _as_point(found)
+        self._take(_as_point(found), line, points)
+        if not self._tables.take_header(bar.label) and bar.is_done:
+            self._take(self._of_table(bar.label, in_bar=True), line, points)
+
+    def _take(self, point: Point | None, line: str, points: list[Point]) -> None:
         if point is not None and self._is_taken(point, line):
             points.append(point)
-        if bar is not None and not self._tables.take_header(bar.label) and bar.is_done:
-            row = self._of_table(bar.label, in_bar=True)
-            if row is not None and self._is_taken(row, line):
-                points.append(row)
 
     def _of_table(self, line: str, in_bar: bool = False) -> Point | None:
         row = self._tables.read(line)
@@ -171,9 +184,7 @@ class Curves:
         if self._held is None:
             return
         (reading, line), self._held = self._held, None
-        point = self._of_trainer(reading)
-        if self._is_taken(point, line):
-            points.append(point)
+        self._take(self._of_trainer(reading), line, points)
 
     def _of_trainer(self, reading: Reading) -> Point:
         """Evaluations are printed at the epoch of the step before, while a bar of their own is the newest."""

@@ -66,7 +66,7 @@ class Steps:
             return self._moved(reading.batch, reading.batches)
         if reading.epoch is not None and not (self._fine is not None and self._fine_is_certain):
             return reading.epoch, reading.epochs
-        return self.newest(rule, reading.values)
+        return self.newest(rule, () if reading.of_validation else reading.values)
 
     def at_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """The training is in this epoch."""

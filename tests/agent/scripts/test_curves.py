@@ -56,6 +56,13 @@ FORMS: list[Form] = [
     ),
     (" * loss: 0.5", "pairs", 0, {"loss": 0.5}, None),  # an item of a list
     (
+        "[0/25][1/1583]\tLoss_D: 1.2\tLoss_G: 3.4\tD(x): 0.5\tD(G(z)): 0.4 / 0.2",  # DCGAN
+        "epochs", 1, {"loss_d": 1.2, "loss_g": 3.4, "x": 0.5}, 39575,
+    ),
+    ("INFO:root:[ 3/25] [ 100/1583] loss: 0.5", "epochs", 3266, {"loss": 0.5}, 39575),
+    ("[1/4][10/100][7] Loss_D: 1.2", "epochs", 10, {"loss_d": 1.2}, 400),  # WGAN: and the updates of the generator
+    ("Epoch 2 [1/4][10/100] loss: 0.5", "epochs", 5, {"loss": 0.5}, None),
+    (
         "| epoch   1 |   200/ 2983 batches | lr 20.00 | ms/batch 13.21 | loss  7.63 | ppl  2053.20",
         "epochs", 200, {"lr": 20, "loss": 7.63, "ppl": 2053.2}, None,
     ),
@@ -113,6 +120,19 @@ FORMS: list[Form] = [
         "epoch 001:  500 / 1000 loss=5.2, nll_loss=4.1, ppl=17.2, wps=1000, ups=3.1, wpb=3000, lr=0.0005",
         "epochs", 500, {"loss": 5.2, "nll_loss": 4.1, "ppl": 17.2, "lr": 0.0005}, None,
     ),
+    # behind what a logging library puts in front, the line of the code among it
+    (
+        "2024-01-01 10:00:00 | INFO     | yolox.core.trainer:255 - epoch: 1/300, iter: 10/1000, mem: 4567Mb, iter_time: 0.312s, "
+        "data_time: 0.005s, total_loss: 12.3, iou_loss: 3.2, l1_loss: 0.0, lr: 1.0e-05, size: 640, ETA: 10:00:00",
+        "epochs", 10, {"total_loss": 12.3, "iou_loss": 3.2, "l1_loss": 0, "lr": 1e-05}, 300_000,
+    ),
+    ("2024-01-01 10:00:00.123 | INFO     | __main__:train_loss:12 - val loss: 0.5", "pairs", 0, {"val_loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | SUCCESS  | test.fit:step:12 - loss: 0.5", "pairs", 0, {"loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | INFO     | __main__:<module>:12 - step 10 loss 0.5", "iterations", 10, {"loss": 0.5}, None),
+    ("2024-01-01 10:00:00.123 | INFO     | a:b:12 - step:10 loss:2", "iterations", 10, {"loss": 2}, None),
+    ("[INFO|trainer.py:1234] 2024-01-01 10:00:00,123 >> epoch 1 loss 0.5", "epochs", 1, {"loss": 0.5}, None),
+    ("I0101 10:00:00.123456 1234 val.py:255] step 10 loss: 0.5", "iterations", 10, {"loss": 0.5}, None),
+    ("INFO:root:epoch:3 loss:2", "epochs", 3, {"loss": 2}, None),
     # trees and scikit-learn
     (
         "[10]\tvalidation_0-logloss:0.5123\ttrain-rmse:0.3",
@@ -123,6 +143,23 @@ FORMS: list[Form] = [
         "iterations", 10, {"learn": 0.6123, "test": 0.65, "best": 0.65}, None,  # CatBoost
     ),
     ("[10]\tvalid_0's binary_logloss: 0.61", "iterations", 10, {"binary_logloss": 0.61}, None),
+    (
+        "[10]\ttraining's binary_logloss: 0.6\tvalid_0's binary_logloss: 0.65",  # LightGBM, of two sets and more
+        "iterations", 10, {"train_binary_logloss": 0.6, "val_binary_logloss": 0.65}, None,
+    ),
+    (
+        "[10]\ttraining's auc: 0.9\ttraining's l2: 0.1\tvalid_1's auc: 0.8\tvalid_1's l2: 0.2",
+        "iterations", 10, {"train_auc": 0.9, "train_l2": 0.1, "val_auc": 0.8, "val_l2": 0.2}, None,
+    ),
+    (
+        "[10]\ttrain's l2: 0.1\tvalid_0's l2: 0.2\tvalid_1's l2: 0.3\tholdout's l2: 0.4",
+        "iterations", 10, {"train_l2": 0.1, "valid_0_l2": 0.2, "valid_1_l2": 0.3, "holdout_l2": 0.4}, None,
+    ),
+    ("[10]\tvalid_0's auc: 0.8\tvalid_0's l2: 0.2", "iterations", 10, {"auc": 0.8, "l2": 0.2}, None),
+    (
+        "[10]\tcv_agg's train l2: 0.1 + 0.01\tcv_agg's valid l2: 0.2 + 0.02",
+        "iterations", 10, {"train_l2": 0.1, "valid_l2": 0.2}, None,
+    ),
     ("Iteration 1, loss = 2.31234", "iterations", 1, {"loss": 2.31234}, None),
     # dictionaries
     (
@@ -209,12 +246,54 @@ def test_batches_of_epochs_are_laid_end_to_end_and_the_test_belongs_to_the_newes
     assert steps(points, "test_accuracy") == [(640, 0.9833)]
 
 
+VALIDATIONS = [
+    (  # PyTorch's imagenet example
+        "Epoch: [0][  11/5005]\tTime  0.5 ( 0.6)\tData  0.1 ( 0.1)\tLoss 6.9e+00 (6.95e+00)\tAcc@1   0.00 (  0.10)\n",
+        "Test: [{:3}/196]\tTime  2.0 ( 2.0)\tLoss 1.0e+00 (1.0e+00)\tAcc@1  75.00 ( 75.00)\tAcc@5  90.0 ( 90.0)\n",
+        {"val_loss": 1, "val_acc@1": 75, "val_acc@5": 90},
+    ),
+    (  # torchvision's references
+        "Epoch: [0]  [  11/5005]  eta: 0:10:00  lr: 0.1  loss: 6.9123 (6.9511)  acc1: 0.00 (0.10)  time: 0.5121  data: 0.0112\n",
+        "Test:   [{:3}/196]  eta: 0:00:10  loss: 0.9123 (0.9511)  acc1: 75.0000 (74.0)  time: 0.5121  data: 0.0112\n",
+        {"val_loss": 0.9123, "val_acc1": 75},
+    ),
+    (  # timm
+        "Train: 0 [  11/5005 (  0%)]  Loss: 6.954 (6.95)  Time: 1.211s,  200.1/s  (1.2s, 200/s)  LR: 1.000e-05\n",
+        "Test: [{:4}/196]  Time: 0.500 (0.500)  Loss:   0.900 ( 0.900)  Acc@1:  75.391 ( 75.391)  Acc@5:  90.0 ( 90.0)\n",
+        {"val_loss": 0.9, "val_acc@1": 75.391, "val_acc@5": 90},
+    ),
+    *(
+        ("Epoch: [0][  11/5005]\tLoss 6.9\n", f"{word}: [{{}}/196] Loss: 0.3, Acc: 75.0\n", {"val_loss": 0.3, "val_acc": 75})
+        for word in ("Val", "Eval", "Validation", "INFO:root:valid")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("training", "validation", "values"), VALIDATIONS, ids=[form[1][:18] for form in VALIDATIONS])
+def test_the_batches_of_a_validation_belong_to_it_and_to_the_step_where_the_training_stands(
+    training: str, validation: str, values: dict[str, float | None]
+) -> None:
+    batches = "".join(validation.format(batch) for batch in (0, 100, 195))
+    summary, later = " * Acc@1 69.7 Acc@5 89.0\n", training.replace("  11/5005", "5001/5005")
+    first, *of_validation, mean, last = points_of(training + batches + summary + later)
+    assert [(point.step, point.values) for point in of_validation] == [(11, values)] * 3
+    assert (mean.step, mean.values) == (11, {"val_acc@1": 69.7, "val_acc@5": 89})
+    assert (last.step, last.values) == (5001, first.values)
+    assert not any(name.startswith("val") for name in first.values)
+    assert [point.step for point in points_of(batches + summary)] == [0] * 4  # before the training
+
+
 def test_a_heading_names_the_epoch_of_the_lines_below() -> None:
     points = printed("pytorch_transfer_learning")
     assert steps(points, "train_loss") == [(1, 0.5922), (2, 0.4922)]
     assert steps(points, "val_acc") == [(1, 0.9216), (2, 0.9316)]
     assert {point.total for point in points} == {25}
     assert [step for step, _ in steps(printed("pytorch_quickstart"), "loss")] == [64, 6464, 60_064]
+
+
+def test_a_pair_of_counts_in_brackets_is_the_epoch_and_the_batch() -> None:
+    text = "".join(f"[{epoch}/25][{batch}/1583]\tLoss_D: 1.2\n" for epoch in (0, 1, 2) for batch in (0, 50))
+    assert [point.step for point in points_of(text)] == [0, 50, 1583, 1633, 3166, 3216]
 
 
 def test_keras_bars_count_through_the_epochs_and_an_evaluation_afterwards_is_one() -> None:
@@ -276,6 +355,54 @@ def test_a_bar_that_is_drawn_again_and_again_gives_one_value_a_count() -> None:
     assert {point.total for point in points} == {120}
 
 
+BAR = "\r 10%|█         | 100/1000 [00:10<01:30, 10.00it/s{}]"
+ENDLESS = "\r100it [00:10, 10.00it/s{}]"
+
+
+@pytest.mark.parametrize(
+    ("behind", "point"),
+    [
+        ("step 101: loss 2.0", Point("iterations", 101, {"loss": 2}, None)),
+        (
+            "step 200: train loss 1.5, val loss 1.7",
+            Point("iterations", 200, {"train_loss": 1.5, "val_loss": 1.7}, None),
+        ),
+        ("loss: 0.5 | lr: 1e-3", Point("pairs", 100, {"loss": 0.5, "lr": 0.001}, 1000)),
+        ("{'loss': 2.3, 'epoch': 0.5}", Point("trainer", 100, {"loss": 2.3}, 1000)),
+        ("12 files were saved", None),
+        ("   ", None),
+    ],
+)
+def test_what_is_printed_behind_a_bar_is_a_line_of_its_own(behind: str, point: Point | None) -> None:
+    """`print` in a loop of tqdm: the bar has no end of the line, and stderr and stdout share the pipe."""
+    bar = Point("bars", 100, {}, 1000)
+    assert points_of(BAR.format("") + behind + "\n") == ([bar, point] if point else [bar])
+    endless = point and point._replace(total=None)
+    assert points_of(ENDLESS.format("") + behind + "\n") == [bar._replace(total=None), *([endless] if endless else [])]
+
+
+@pytest.mark.parametrize("bar", [BAR, ENDLESS])
+def test_a_bar_ends_where_its_bracket_closes(bar: str) -> None:
+    postfix = ", loss=0.5, box=[1, [2]], acc=0.25"
+    values = [point.values for point in points_of(bar.format(postfix) + "val loss 0.7\n")]
+    assert values == [{"loss": 0.5, "box": 1, "acc": 0.25}, {"val_loss": 0.7}]
+
+
+def test_a_postfix_may_stand_behind_the_bracket_or_be_cut_off_within_it() -> None:
+    """A `bar_format` of one's own ends with `]{postfix}`; a narrow terminal cuts."""
+    behind = "".join(BAR.format("") + postfix for postfix in (", loss=0.5", ", loss=0.4"))
+    assert points_of(behind) == [Point("bars", 100, {"loss": 0.5}, 1000)]  # one value a count, as inside the bracket
+    assert points_of(BAR.format(", loss=0.5, box=[1, 2")[:-1]) == [Point("bars", 100, {"loss": 0.5, "box": 1}, 1000)]
+
+
+def test_bars_that_share_a_line_are_read_one_after_the_other_and_each_rule_shows_its_own() -> None:
+    line = "".join(f" {n}%|█   | {n}/100 [00:10<01:30, 5it/s]" for n in range(1, 100))
+    assert [point.step for point in points_of(line)] == list(range(1, 100))
+    curves = Curves()
+    curves.feed(f"{BAR.format(', loss=0.5')}step 100: acc 0.5\n".encode())
+    assert [rule["example"] for rule in curves.rules()] == ["step 100: acc 0.5", BAR.format(", loss=0.5").strip()]
+
+
 def test_inner_bars_lead_and_go_on_counting_when_they_begin_again() -> None:
     points = printed("nested_bars")
     assert steps(points, "train_loss") == [(100, 0.52), (150, 0.42)]
@@ -297,6 +424,34 @@ def test_rows_in_front_of_bars_count_when_the_bar_is_done() -> None:
     assert {name for point in points for name in point.values} == {
         "box_loss", "cls_loss", "dfl_loss", "p", "r", "map50", "map50-95"
     }  # fmt: skip
+
+
+def test_a_bar_stays_the_same_one_when_a_figure_in_its_label_is_shorter() -> None:
+    """YOLO puts the row of a table in front, in columns: `1.2` is as wide as `1.234`."""
+    row = "        1/3      2.51G{:>11}         32        640:  50%|█████     | {}/8 [00:02<00:00,  3.95it/s]\n"
+    text = "".join(row.format(loss, count) for loss, count in ((1.234, 4), (1.2, 6), (12.34, 8)))
+    assert [point.step for point in points_of(text)] == [4, 6, 8]
+
+
+def test_ultralytics_draws_bars_of_its_own_and_its_rows_are_read_like_those_in_front_of_tqdm() -> None:
+    """In the form of ultralytics 8.3: each state has \\r in front, the last one comes twice, with an end of the line."""
+    redrawn = (PRINTED / "ultralytics.txt").read_bytes().decode()
+    last_states = "\n".join(line.rpartition("\r")[2] for line in redrawn.split("\n"))
+    for text in (redrawn, last_states):
+        points = [point for point in points_of(text) if point.values]
+        assert steps(points, "box_loss") == [(8, 1.153), (16, 1.053)]
+        assert steps(points, "map50") == [(8, 0.617), (16, 0.637)]
+        assert [point.values.keys() for point in points[:2]] == [
+            {"box_loss", "cls_loss", "dfl_loss"}, {"p", "r", "map50", "map50-95"}
+        ]  # fmt: skip
+        assert {(point.rule, point.total) for point in points} == {("tables", 800)}
+    told = [point.step for point in points_of(redrawn) if not point.values and point.total == 800]
+    assert told == [0, 4, 7, 8, 8, 12, 15, 16]
+
+
+def test_what_is_printed_behind_a_bar_of_ultralytics_is_a_line_of_its_own() -> None:
+    points = points_of("train: 25% ━━━───────── 2/8 11.4it/s 0.2s<0.7sval loss 0.5\n")
+    assert points == [Point("bars", 2, {}, 8), Point("pairs", 2, {"val_loss": 0.5}, 8)]
 
 
 def test_without_any_step_lines_are_counted_and_those_about_one_step_share_it() -> None:
@@ -420,6 +575,21 @@ def test_names_are_bounded_in_length_and_number() -> None:
     assert len(curves.rules()[0]["names"]) == 50  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Test set: {}: 0.5",
+        "Test: [1/2] {}: 0.5",
+        "[10]\ttraining's {0}: 0.5\tvalid_0's {0}: 0.6",
+        "Validation: 100%|█| 10/10 [00:10<01:30, 5it/s, {}=0.5]",
+        "Epoch 1/1\n10/10 - 1s - loss: 0.5\n5/5 - 1s - {}: 0.5",
+    ],
+)
+def test_a_name_is_no_longer_for_the_group_in_front_of_it(text: str) -> None:
+    names = [name for point in points_of(text.format("x" * 56 + "loss")) for name in point.values if name != "loss"]
+    assert names and all(len(name) == 60 for name in names)
+
+
 def test_a_step_beyond_what_the_server_stores_is_not_one() -> None:
     assert points_of(f"step {2**31} loss 0.5") == [Point("pairs", 0, {"loss": 0.5}, None)]
 
@@ -428,6 +598,7 @@ PIECES = [
     "loss", "Epoch", " ", ": ", "=", "3/10", "0.5", "nan", "-inf", "1e-5", "step", "[", "]", "|", "%|", "\r", "\n", "{", "}",
     "'", '"', ",", "it [00:10, 5.00it/s", "50/500 [00:10<01:30, 5it/s, ", "val ", "\x1b[1m", "\x1b", "12:30:05", "9" * 40,
     "accuracy", "\t", "eval", "train", "é", "\ufffd", "\x00", "- 5s ", "[==>] ", "batch", "np.float64(", ")", "epoch  train_loss  score\n", "  ", "lr", "'epoch': 1.5",
+    "%|█| 5/50 [00:10<01:30, 5it/s]", "% ━━─ 5/50 1.5it/s 0.9s", "Test: [", "[1/2][3/4]", "valid_0's auc: ", "| INFO | a.b:c:", "train.py:",
 ]  # fmt: skip
 log_texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join).map(str.encode)
 
@@ -452,10 +623,13 @@ def test_any_bytes_in_any_cuts_give_the_same_points_within_bounds(data: bytes, c
             assert value is None or (type(value) is float and math.isfinite(value))
 
 
-@pytest.mark.parametrize(
-    "piece",
-    ["1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it ["],
-)
+HOSTILE = [
+    "1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it [",
+    "%||1/2 [", "%||1/2 []", "1it [1,]", "% ━", "% ━ 1/2 ", "1/2][", "val: [1/2] ", "a's ", "| A | a:", "a.py:",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
 def test_no_line_costs_more_than_its_length(piece: str) -> None:
     """Eight times the length takes about eight times as long; a search that backtracks would take sixty-four and more."""
     short, long = (piece * (length // len(piece)) + "{'a' 1:nan}" for length in (500, 4000))
