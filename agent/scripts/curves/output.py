@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from ...words import beginning
 from .bars import Bar, Bars, KerasBars, bar_in
 from .dictionaries import read_dictionary
 from .lines import Reading, read_line
@@ -208,7 +209,7 @@ class Curves:
                 return False
             self._names.update(point.values)
         if point.values:
-            rule = self._rules.setdefault(point.rule, _Rule(line.strip()[:_SHOWN_LINE]))
+            rule = self._rules.setdefault(point.rule, _Rule(beginning(line.strip(), _SHOWN_LINE)))
             rule.names.update(point.values)
             rule.points += point.rule not in self._off
         return point.rule not in self._off
