@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,23 @@ from models.agents import Agent
 from models.base import db, transaction
 from models.datasets import DatasetVersion
 from models.training_jobs import TrainingJob
-from services import agents, api_keys, credits, datasets, model_versions, training_jobs, uploads, workers
+from services import (
+    agents,
+    api_keys,
+    credits,
+    datasets,
+    model_versions,
+    script_inspection,
+    training_jobs,
+    uploads,
+    workers,
+)
 from services.errors import Invalid, NotFound, Unavailable
 from services.model_versions import NewFile
 from services.reconcile import reconcile
 from services.training_jobs import Order
 from tests.factories import hello, make_dataset, on_plan, order
+from tests.routes.test_contract import post_file
 from tests.services.test_training_jobs import begin, fresh, minutes_later
 
 SCRIPT = {"train.py": "print('loss: 1')", "yard.toml": '[parameters.lr]\ntype = "float"\nmaximum = 1.0\n'}
@@ -33,6 +46,15 @@ def zipped(files: dict[str, str]) -> bytes:
     with zipfile.ZipFile(packed, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def with_manifest() -> bytes:
+    """A sound archive whose yard.toml is deflated, as every packing program leaves it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.py", "print('loss: 1')")
+        archive.writestr("yard.toml", "entry = 'train.py'\n" + "# what it does\n" * 20)
     return packed.getvalue()
 
 
@@ -93,6 +115,35 @@ class TestUploading:
             make_script(alice, files)
         assert told in refusal.value.fields["file"]
         assert datasets.list_for(alice) == []
+
+    @pytest.mark.parametrize("damage", [
+        lambda whole, at: whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :],
+        lambda whole, at: whole.replace(b"yard.toml", b"Yard.toml", 1),
+    ], ids=["a damaged yard.toml", "a name that differs from the directory's"])  # fmt: skip
+    def test_a_damaged_archive_is_refused_and_not_our_fault(
+        self, sqlite_app: Flask, browser: FlaskClient, damage: Callable[[bytes, int], bytes]
+    ) -> None:
+        whole = with_manifest()
+        damaged = damage(whole, whole.index(b"yard.toml") + len("yard.toml"))
+        refused = post_file(browser, damaged, "project.zip", kind="script")
+        assert refused.status_code == 422 and "damaged" in refused.get_json()["error"]["fields"]["file"]
+        assert post_file(browser, whole, "project.zip", kind="script").status_code == 201
+
+    @pytest.mark.parametrize("change", [0x01, 0x20, 0x80, 0xFF])
+    def test_whichever_byte_of_an_archive_is_another_it_is_taken_or_refused(self, tmp_path: Path, change: int) -> None:
+        whole, path = with_manifest(), tmp_path / "project.zip"
+        for at in range(len(whole)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+            found = script_inspection.answer(path)
+            assert found.get("error") or found["rows"]
+
+    def test_an_archive_that_needs_too_much_memory_is_refused(
+        self, app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = subprocess.CompletedProcess([], 1, "", "Traceback (most recent call last):\nMemoryError\n")
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: ran)
+        with pytest.raises(Invalid, match="more memory"):
+            make_script(alice)
 
     def test_data_is_no_script_and_a_script_no_data(self, app: Flask, alice: User) -> None:
         with pytest.raises(Invalid, match="zip"):
