@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from models.accounts import User
 from models.base import add, after_commit, changed, db, end_read, now, transaction
@@ -24,7 +24,9 @@ from services.gateways.storage import sha256_of
 CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_AT_ONCE = 10
 KEPT = timedelta(days=7)
-RESERVE_BYTES = 512 * 1024 * 1024
+RESERVE_BYTES = 512 * 1024 * 1024  # what an upload that begins must leave free on the disk
+PIECES_LEAVE_BYTES = 128 * 1024 * 1024  # what was begun may go on until here; what trainings say needs less
+NO_ROOM = "The server's disk has no room for this file now. Try again later, or tell its operator."
 NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -42,14 +44,13 @@ def create(actor: User, name: str, size: int, sha256: str | None = None) -> Uplo
 
 
 def create_for_attempt(user_id: int, job_id: int, attempt: int, name: str, size: int, sha256: str | None) -> Upload:
-    """Begin the upload of an artifact by the runner that holds the attempt; the same file asked again is the same upload."""
-    known = db.session.scalar(
-        select(Upload).where(
-            Upload.job_id == job_id, Upload.attempt == attempt, Upload.name == name, Upload.size == size,
-            Upload.sha256 == sha256,
-        )
-    )  # fmt: skip
-    return known or _create(user_id, name, size, sha256, job_id, attempt)
+    """Begin the upload of an artifact by the runner that holds the attempt. Raises Invalid, DiskFull."""
+    return _create(user_id, name, size, sha256, job_id=job_id, attempt=attempt)
+
+
+def of_job(job_id: int) -> list[Upload]:
+    """What runners have begun to bring of a job, and finished, until it is published."""
+    return list(db.session.scalars(select(Upload).where(Upload.job_id == job_id)))
 
 
 def get_for(actor: User, upload_id: str) -> Upload:
@@ -69,7 +70,7 @@ def get_for_attempt(job_id: int, attempt: int, upload_id: str) -> Upload:
 
 
 def append(upload: Upload, offset: int, body: BinaryIO) -> int:
-    """Write a piece at `offset`; answers the new offset. Raises Conflict (with the right `offset`) and TooLarge."""
+    """Write a piece at `offset`; answers the new offset. Raises Conflict (with the right `offset`), TooLarge, DiskFull."""
     upload_id, size, path = upload.id, upload.size, path_of(upload)
     if upload.state != "open" or offset != upload.offset:
         raise Conflict(
@@ -80,6 +81,7 @@ def append(upload: Upload, offset: int, body: BinaryIO) -> int:
     end = offset + len(piece)
     if end > size:
         raise TooLarge(f"The upload was announced with {size} bytes and this piece goes beyond them.")
+    _refuse_below(PIECES_LEAVE_BYTES, len(piece))
     with transaction():
         if not changed(
             update(Upload)
@@ -132,12 +134,13 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
                 size += len(piece)
                 if size > allowed:
                     raise too_large(actor, size)
+                _refuse_below(RESERVE_BYTES, len(piece))
                 hashed.update(piece)
                 file.write(piece)
-        upload = _create(actor.id, name, size, hashed.hexdigest())
+        upload = _create(actor.id, name, size, hashed.hexdigest(), offset=size)
         os.replace(arriving, path_of(upload))
         with transaction():
-            changed(update(Upload).where(Upload.id == upload.id).values(offset=size, state="complete"))
+            changed(update(Upload).where(Upload.id == upload.id).values(state="complete"))
             for older in _waiting(actor, "complete")[OPEN_AT_ONCE:]:
                 forget(older)
         return db.session.get_one(Upload, upload.id)
@@ -170,14 +173,18 @@ def too_large(actor: User, size: int) -> TooLarge:
     allowed = subscriptions.limit(actor, "upload_bytes")
     plan, advice = subscriptions.way_out(actor, "upload_bytes", lambda most: bool(most and most >= size))
     return TooLarge(
-        f"This file is {_megabytes(size)} and your plan takes files up to {_megabytes(allowed)}. Split it. {advice}",
-        {"file": f"At most {_megabytes(allowed)} on your plan."}, limit_bytes=allowed, plan=plan,
+        f"This file is {shown_size(size)} and your plan takes files up to {shown_size(allowed)}. Split it. {advice}",
+        {"file": f"At most {shown_size(allowed)} on your plan."}, limit_bytes=allowed, plan=plan,
     )  # fmt: skip
 
 
-def _create(
-    user_id: int, name: str, size: int, sha256: str | None, job_id: int | None = None, attempt: int | None = None
-) -> Upload:
+def shown_size(size: int) -> str:
+    """A number of bytes as a sentence names it."""
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size / 1e6, 0.1):.1f} MB"
+
+
+def _create(user_id: int, name: str, size: int, sha256: str | None, *, offset: int = 0, **of: int) -> Upload:
+    """Write the row; `offset` bytes of the file lie on the disk already."""
     _refuse_name(name)
     fields = {}
     if size < 1:
@@ -186,15 +193,26 @@ def _create(
         fields["sha256"] = "This is not a SHA-256 in lower-case hexadecimal digits."
     if fields:
         raise Invalid(next(iter(fields.values())), fields)
-    if gateways().storage.free_bytes() - size < RESERVE_BYTES:
-        raise DiskFull("The server's disk has no room for this file now. Try again later, or tell its operator.")
     with transaction():
+        _refuse_below(RESERVE_BYTES, _promised() + size - offset)
         upload = add(
-            Upload(id=str(uuid.uuid4()), user_id=user_id, name=name, size=size, sha256=sha256, job_id=job_id,
-                   attempt=attempt, expires_at=now() + KEPT)
+            Upload(id=str(uuid.uuid4()), user_id=user_id, name=name, size=size, sha256=sha256, offset=offset,
+                   expires_at=now() + KEPT, **of)
         )  # fmt: skip
         path_of(upload).touch()
     return upload
+
+
+def _promised() -> int:
+    """Bytes that open uploads may still bring."""
+    rest = select(func.sum(Upload.size - Upload.offset)).where(Upload.state == "open", Upload.expires_at > now())
+    return int(db.session.scalar(rest) or 0)
+
+
+def _refuse_below(least: int, size: int) -> None:
+    """Raise DiskFull unless `size` more bytes leave so many free."""
+    if gateways().storage.free_bytes() - size < least:
+        raise DiskFull(NO_ROOM)
 
 
 class DiskFull(DomainError):
@@ -227,7 +245,3 @@ def _folder() -> Path:
     folder = gateways().storage.root / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size / 1e6, 0.1):.1f} MB"
