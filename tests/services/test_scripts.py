@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 
 from models.accounts import User
 from models.agents import Agent
 from models.base import db, transaction
 from models.datasets import DatasetVersion
-from models.training_jobs import TrainingJob
+from models.training_jobs import TrainingEvent, TrainingJob
 from services import (
     agents,
     api_keys,
@@ -33,7 +34,7 @@ from services import (
 from services.errors import Invalid, NotFound, Unavailable
 from services.model_versions import NewFile
 from services.reconcile import reconcile
-from services.training_jobs import Order
+from services.training_jobs import Order, samples
 from tests.factories import hello, make_dataset, on_plan, order
 from tests.routes.test_contract import post_file
 from tests.services.test_training_jobs import begin, fresh, minutes_later
@@ -80,6 +81,13 @@ def make_script_machine(owner: User, scripts: bool = True) -> Agent:
     key, _ = api_keys.create(owner, "key", "agent")
     machine = {**hello()["machine"], "scripts": scripts}
     return agents.enrol(key, hello(machine=machine, ready=False, missing=["torch"]), session="s")
+
+
+def kept_samples(job: TrainingJob) -> list[int]:
+    """The numbers of the job's records of samples that hold something, newest first."""
+    query = select(TrainingEvent.number, TrainingEvent.payload)
+    query = query.where(TrainingEvent.job_id == job.id, TrainingEvent.stream == "samples")
+    return [number for number, payload in db.session.execute(query.order_by(TrainingEvent.number.desc())) if payload]
 
 
 @pytest.fixture
@@ -286,6 +294,37 @@ class TestShowing:
         with pytest.raises(NotFound):
             training_jobs.image_of(job.id, newest["number"])
         assert training_jobs.samples_of(job.id, before=newest["number"]) == [image]
+
+    def test_only_the_first_pieces_of_an_attempt_are_kept_and_the_page_says_so(
+        self, app: Flask, boxed: TrainingJob, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(samples, "MOST_PIECES", 3)
+        job = begin(boxed)
+        text = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
+        assert training_jobs.record(job.id, 1, "samples", 1, [text, text]) == 2
+        assert "Only the first samples" not in browser.get(f"/training-jobs/{job.id}").text
+        assert training_jobs.record(job.id, 1, "samples", 3, [text, text, text]) == 5
+        assert training_jobs.record(job.id, 1, "samples", 6, [text]) == 6
+        assert [sample["number"] for sample in training_jobs.samples_of(job.id)] == kept_samples(job)
+        assert len(kept_samples(job)) == 3
+        assert browser.get(f"/training-jobs/{job.id}").text.count("Only the first samples of an attempt are kept") == 1
+
+    def test_only_so_many_bytes_of_an_attempt_are_kept_and_no_sample_in_parts(
+        self, app: Flask, alice: User, boxed: TrainingJob, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(samples, "MOST_BYTES", 5_000)
+        job = begin(boxed)
+        large = [self.piece(number, 3, b"a" * (2_000 if number < 2 else 10)) for number in range(3)]
+        small = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
+        assert training_jobs.record(job.id, 1, "samples", 1, [small, *large, small]) == 5
+        assert [sample["name"] for sample in training_jobs.samples_of(job.id)] == ["a.txt"]
+        assert "Only the first samples of an attempt are kept" in browser.get(f"/training-jobs/{job.id}").text
+        training_jobs.stop(alice, job.id)
+        training_jobs.end(job.id, 1, training_jobs.Final("stopped"))
+        training_jobs.resume(alice, job.id)
+        begin(job)
+        assert training_jobs.record(job.id, 2, "samples", 1, [small]) == 1
+        assert len(training_jobs.samples_of(job.id)) == 2
 
     @pytest.mark.parametrize("change", [
         {"type": "svg"}, {"piece": 2}, {"pieces": 10_000}, {"data": "<script>"}, {"data": None}, {"piece": True},
