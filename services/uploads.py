@@ -6,10 +6,12 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sqlalchemy import delete, func, select, update
 
@@ -24,6 +26,7 @@ from services.gateways.storage import sha256_of
 CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_AT_ONCE = 10
 KEPT = timedelta(days=7)
+IN_USE_FOR = timedelta(minutes=70)  # looking into a file takes an hour at most; after this its reader has died
 RESERVE_BYTES = 512 * 1024 * 1024  # what an upload that begins must leave free on the disk
 PIECES_LEAVE_BYTES = 128 * 1024 * 1024  # what was begun may go on until here; what trainings say needs less
 NO_ROOM = "The server's disk has no room for this file now. Try again later, or tell its operator."
@@ -97,7 +100,7 @@ def append(upload: Upload, offset: int, body: BinaryIO) -> int:
 
 def complete(upload: Upload) -> Upload:
     """Check the size and the hash of a finished upload. Raises Conflict and Invalid; safe to call again."""
-    if upload.state == "complete":
+    if upload.state != "open":
         return upload
     if upload.offset != upload.size:
         raise Conflict(
@@ -109,12 +112,12 @@ def complete(upload: Upload) -> Upload:
     found = sha256_of(path)
     if upload.sha256 and upload.sha256 != found:
         with transaction():
-            db.session.execute(update(Upload).where(Upload.id == upload.id).values(offset=0))
+            changed(_open(upload).values(offset=0))
         raise Invalid(
             "The bytes that arrived are not the ones announced (sha256 differs). Send the file again.", code="damaged"
         )
     with transaction():
-        changed(update(Upload).where(Upload.id == upload.id).values(state="complete", sha256=found))
+        changed(_open(upload).values(state="complete", sha256=found))
     return db.session.get_one(Upload, upload.id)
 
 
@@ -148,6 +151,27 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
         arriving.unlink(missing_ok=True)
 
 
+@contextmanager
+def in_use(taken: Sequence[Upload]) -> Iterator[None]:
+    """Make something of complete uploads during the block, and nobody else does. When it fails they can be used again.
+
+    Raises Conflict when another request is using one of them, or has.
+    """
+    numbers = {upload.id for upload in taken}
+    with transaction():
+        if _moved(Upload.id.in_(numbers), "complete", "in_use", IN_USE_FOR) != len(numbers):
+            raise Conflict(
+                "Another request is using this upload, or has used it. Look at what came of that before you send it again.",
+                code="upload_in_use",
+            )
+    try:
+        yield
+    except BaseException:
+        with transaction():
+            _moved(Upload.id.in_(numbers), "in_use", "complete", KEPT)
+        raise
+
+
 def forget(upload: Upload) -> None:
     """Remove an upload whose content is kept elsewhere now, or is not wanted; its file goes after the commit."""
     after_commit(partial(path_of(upload).unlink, missing_ok=True))
@@ -155,7 +179,9 @@ def forget(upload: Upload) -> None:
 
 
 def expire() -> int:
-    """Remove uploads nobody finished or used in time. Answers how many."""
+    """Remove uploads nobody finished or used in time; those whose user died can be used again. Answers how many went."""
+    with transaction():
+        _moved(Upload.expires_at <= now(), "in_use", "complete", KEPT)
     gone = list(db.session.scalars(select(Upload).where(Upload.expires_at <= now()).limit(500)))
     with transaction():
         for upload in gone:
@@ -201,6 +227,19 @@ def _create(user_id: int, name: str, size: int, sha256: str | None, *, offset: i
         )  # fmt: skip
         path_of(upload).touch()
     return upload
+
+
+def _open(upload: Upload) -> Any:
+    """What changes this upload as long as it is open."""
+    return update(Upload).where(Upload.id == upload.id, Upload.state == "open")
+
+
+def _moved(which: Any, old: str, new: str, kept: timedelta) -> int:
+    """Bring uploads from one state into another, to be kept so long in it. Answers how many they were."""
+    statement = update(Upload).where(which, Upload.state == old).values(state=new, expires_at=now() + kept)
+    result = db.session.execute(statement, execution_options={"synchronize_session": False})
+    db.session.expire_all()
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def _promised() -> int:
