@@ -111,7 +111,7 @@ def _opened(archive: Path, bounds: Bounds) -> Iterator[tuple[zipfile.ZipFile, li
         with zipfile.ZipFile(archive) as source:
             yield source, _checked(source, archive, bounds)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:
-        raise BadArchive("content", f"The archive is damaged: {error}. Pack it again.") from None
+        raise BadArchive("content", f"The archive is damaged: {str(error).rstrip('.')}. Pack it again.") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile's words for methods and passwords
         raise BadArchive("type", f"The archive cannot be read: {error}.") from None
 
