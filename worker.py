@@ -291,7 +291,7 @@ def run_training_job(job_id: int, number: int) -> None:
         if spec is None:
             child.close()
             return
-        folder = gateways().settings.jobs_dir / str(job_id)
+        folder = server_files.folder_for(job_id)
         spool = Spool(folder / "attempts" / str(number) / "spool")
         line = Line(app, spec, spool, pulse)
         signal.signal(signal.SIGTERM, line.end)

@@ -108,7 +108,8 @@ class Attempt(Created, Model):
     cause: Mapped[str | None] = mapped_column(String(20))
     message: Mapped[str | None] = mapped_column(Text)
     log_verified: Mapped[bool | None]
-    stored: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)  # stream -> last number stored without a hole
+    # stream -> last number stored without a hole; and `samples_bytes`, how much of its samples is stored
+    stored: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)
 
 
 class TrainingEvent(Model):

@@ -11,7 +11,8 @@ from models.base import Created, Instant, Model
 
 
 class Upload(Created, Model):
-    """`job_id` and `attempt` are set when a job's runner delivers its artifacts through it."""
+    """`expires_at` is the end of the upload, or, while a request makes something of it (`in_use`), of that request.
+    `job_id` and `attempt` are set when a job's runner delivers its artifacts through it."""
 
     __tablename__ = "uploads"
 
@@ -21,7 +22,7 @@ class Upload(Created, Model):
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    state: Mapped[str] = mapped_column(String(10), default="open")  # open, complete
+    state: Mapped[str] = mapped_column(String(10), default="open")  # open, complete, in_use
     job_id: Mapped[int | None] = mapped_column(ForeignKey("training_jobs.id"))
     attempt: Mapped[int | None]
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)

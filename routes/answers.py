@@ -11,7 +11,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from werkzeug.wrappers import Response
 
 from services import strict_json
-from services.errors import Conflict, Forbidden, Invalid, NotFound, PaymentNeeded, Unauthorized, Unavailable
+from services.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    PaymentNeeded,
+    TooBusy,
+    Unauthorized,
+    Unavailable,
+)
 from services.gateways import gateways
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -22,6 +31,7 @@ STATUS_SHOWN_IN_FORM = {
     Forbidden: 403,
     NotFound: 404,
     PaymentNeeded: 402,
+    TooBusy: 429,
     Unavailable: 503,
 }
 MOST_IN_A_LIST = 200

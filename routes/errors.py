@@ -27,6 +27,7 @@ from services.errors import (
     Invalid,
     NotFound,
     PaymentNeeded,
+    TooBusy,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -46,6 +47,7 @@ STATUS: list[tuple[type[DomainError], int, str]] = [
     (LinkOver, 410, "This link is over"),
     (NotFound, 404, "Not found"),
     (TooManyOpen, 429, "Slow down"),
+    (TooBusy, 429, "Slow down"),
     (Conflict, 409, "That has changed"),
     (TooLarge, 413, "Too large"),
     (Unsupported, 415, "Not supported"),
@@ -89,6 +91,8 @@ def _domain(error: DomainError) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"
     if status == 409 and "offset" in error.details:
         response.headers["Upload-Offset"] = str(error.details["offset"])
+    if "retry_after" in error.details:
+        response.headers["Retry-After"] = str(error.details["retry_after"])
     if status == 413:
         response.headers["Connection"] = "close"
     return response

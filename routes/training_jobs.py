@@ -15,7 +15,7 @@ from routes.answers import Given, answer, form, page_of_list, read, wants_json
 from routes.guards import actor
 from routes.model_versions import shown as shown_model
 from routes.training_forms import JobForm, NewJob, ScriptForm, as_ordered, script_page, wizard
-from services import agents, model_versions, training_jobs
+from services import agents, model_versions, server_files, training_jobs
 from services.errors import Conflict, Invalid
 
 bp = Blueprint("training_jobs", __name__)
@@ -195,4 +195,5 @@ def _page(job: TrainingJob) -> dict[str, Any]:
         "log": training_jobs.log_tail(job.id), "last_event": job.last_event,
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
+        "checkpoint": server_files.checkpoint_of(job),
     }  # fmt: skip

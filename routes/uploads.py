@@ -8,7 +8,7 @@ from pydantic import StrictInt
 from models.uploads import Upload
 from routes.answers import Given, answer, read
 from routes.guards import actor
-from services import training_jobs, uploads
+from services import attempt_files, uploads
 from services.errors import Invalid
 
 bp = Blueprint("uploads", __name__)
@@ -24,8 +24,7 @@ class NewUpload(Given):
 def create() -> Response:
     given = read(NewUpload)
     if "attempt" in g:
-        user_id = training_jobs.owner_of(g.attempt[0])
-        upload = uploads.create_for_attempt(user_id, *g.attempt, given.name, given.size, given.sha256)
+        upload = attempt_files.begin_upload(*g.attempt, given.name, given.size, given.sha256)
     else:
         upload = uploads.create(actor(), given.name, given.size, given.sha256)
     body = {"id": upload.id, "offset": upload.offset, "size": upload.size, "chunk_bytes": uploads.CHUNK_BYTES}

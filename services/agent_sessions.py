@@ -259,7 +259,8 @@ class AgentSession:
 
     def _stored(self, held: Held) -> dict[str, int]:
         attempt = db.session.scalar(select(Attempt).where(Attempt.job_id == held[0], Attempt.number == held[1]))
-        return dict(attempt.stored) if attempt else {}
+        known = attempt.stored if attempt else {}
+        return {stream: known[stream] for stream in protocol.STREAMS if stream in known}
 
     def _holder(self) -> str:
         return f"agent {self.agent_id}"

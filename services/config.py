@@ -43,6 +43,7 @@ class Settings:
     accelerator: str
     base_models_dir: Path | None
     hub_endpoint: str
+    delivery_bytes: int
     sandbox_lane: int
     sandbox_limits: dict[str, int]
     mail_server: str
@@ -84,6 +85,7 @@ class Settings:
             accelerator=_one_of(env, "SERVER_ACCELERATOR", "cpu", ACCELERATORS),
             base_models_dir=Path(base_models).expanduser().resolve() if base_models else None,
             hub_endpoint=(env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            delivery_bytes=(1 << 20) * _whole(env, "DELIVERY_MB", 20_480, 1, 16_777_216),
             sandbox_lane=_whole(env, "SANDBOX_LANE", 1, 0, 2),
             sandbox_limits=_sandbox_limits(env),
             mail_server=env.get("MAIL_SERVER", ""),

@@ -12,7 +12,7 @@ from models.accounts import User
 from models.base import add, changed, db, end_read, now, transaction
 from models.datasets import KINDS, SCRIPT_KIND, Dataset, DatasetVersion
 from models.uploads import Upload
-from services import dataset_inspection, script_inspection, uploads
+from services import dataset_inspection, inspections, script_inspection, uploads
 from services.errors import Conflict, Invalid, NotFound
 from services.gateways import gateways
 
@@ -29,19 +29,26 @@ def create(actor: User, upload: Upload, name: str, kind: str, mapping: dict[str,
     """Read an uploaded file and keep it as the next version of the member's data set of this name.
 
     The same content read the same way is the version there is already. Raises Invalid with what is wrong in the file,
-    or with `columns` and `sample` when the columns have to be mapped; the upload stays for another try.
+    or with `columns` and `sample` when the columns have to be mapped; the upload stays for another try. Raises Conflict
+    when another request uses it, TooBusy when too many files are being read.
     """
     name = name.strip()
     if not name or len(name) > 120:
         raise Invalid.of(name="Give the data set a name of 1 to 120 characters.")
     if kind not in KINDS:
         raise Invalid.of(kind=f"The kind is one of {', '.join(KINDS)}.")
-    if upload.state != "complete":
+    if upload.state == "open":
         raise Conflict("This upload is not complete yet.", code="upload_open")
-    path, key = uploads.path_of(upload), gateways().storage.new_key("datasets")
+    with uploads.in_use([upload]):
+        return _made(actor, upload, name, kind, mapping)
+
+
+def _made(actor: User, upload: Upload, name: str, kind: str, mapping: dict[str, str] | None) -> DatasetVersion:
+    member, path, file, key = actor.id, uploads.path_of(upload), upload.name, gateways().storage.new_key("datasets")
     end_read()
-    is_script = kind == SCRIPT_KIND
-    found = script_inspection.inspect(path) if is_script else dataset_inspection.inspect(path, upload.name, mapping)
+    with inspections.turn(member):
+        is_script = kind == SCRIPT_KIND
+        found = script_inspection.inspect(path) if is_script else dataset_inspection.inspect(path, file, mapping)
     gateways().storage.keep(path, key)
     try:
         return _store(actor, upload, name, kind, mapping, found, key)
@@ -75,7 +82,7 @@ def _store(
 
 def mapping_needed(upload: Upload) -> Invalid | None:
     """The refusal that lists the columns of an upload, when they have to be mapped before it can be read."""
-    if upload.state != "complete":
+    if upload.state == "open":
         raise Conflict("This upload is not complete yet.", code="upload_open")
     try:
         dataset_inspection.preview(uploads.path_of(upload), upload.name, None, rows=1)

@@ -78,6 +78,10 @@ class Conflict(DomainError):
     code = "conflict"
 
 
+class TooBusy(DomainError):
+    code = "too_busy"
+
+
 class PaymentNeeded(DomainError):
     code = "payment_needed"
 

@@ -10,7 +10,6 @@ import json
 import resource
 import subprocess
 import sys
-import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +33,8 @@ def inspect(path: Path) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise Invalid.of(file="Reading this archive took longer than two minutes. Pack fewer files.") from None
     if done.returncode != 0:
+        if "MemoryError" in done.stderr:
+            raise Invalid.of(file="Reading this archive needs more memory than the server gives. Pack fewer files.")
         raise RuntimeError(f"reading an archive ended with {done.returncode}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     if "error" in found:
@@ -41,11 +42,21 @@ def inspect(path: Path) -> dict[str, Any]:
     return found
 
 
+def answer(path: Path) -> dict[str, Any]:
+    """What the archive holds, or `error`, the sentence that says what is wrong in it."""
+    try:
+        return _look(path)
+    except archive.BadArchive as error:
+        return {"error": error.message}
+    except manifests.BadManifest as error:
+        return {"error": str(error)}
+
+
 def _look(path: Path) -> dict[str, Any]:
     entries = archive.contents(path)
     top = _lone_folder([entry.name for entry in entries])
     names = [entry.name.removeprefix(top) for entry in entries]
-    text = _read(path, top + manifests.NAME) if manifests.NAME in names else b""
+    text = archive.read(path, top + manifests.NAME, manifests.MOST_BYTES + 1) if manifests.NAME in names else b""
     manifest = manifests.parse(text)
     scripts = [name for name in names if name.endswith(".py")][:MOST_SCRIPTS]
     if manifest.entry or not scripts:
@@ -63,21 +74,10 @@ def _lone_folder(names: list[str]) -> str:
     return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""
 
 
-def _read(path: Path, name: str) -> bytes:
-    with zipfile.ZipFile(path) as zipped, zipped.open(name) as file:
-        return file.read(manifests.MOST_BYTES + 1)
-
-
 def main() -> None:
     """Answer one question from standard input."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    try:
-        result = _look(Path(sys.stdin.read()))
-    except archive.BadArchive as error:
-        result = {"error": error.message}
-    except manifests.BadManifest as error:
-        result = {"error": str(error)}
-    json.dump(result, sys.stdout)
+    json.dump(answer(Path(sys.stdin.read())), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from models.accounts import User
 from models.base import add, after_commit, changed, db, end_read, now, transaction
@@ -24,7 +26,10 @@ from services.gateways.storage import sha256_of
 CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_AT_ONCE = 10
 KEPT = timedelta(days=7)
-RESERVE_BYTES = 512 * 1024 * 1024
+IN_USE_FOR = timedelta(minutes=70)  # looking into a file takes an hour at most; after this its reader has died
+RESERVE_BYTES = 512 * 1024 * 1024  # what an upload that begins must leave free on the disk
+PIECES_LEAVE_BYTES = 128 * 1024 * 1024  # what was begun may go on until here; what trainings say needs less
+NO_ROOM = "The server's disk has no room for this file now. Try again later, or tell its operator."
 NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -42,14 +47,13 @@ def create(actor: User, name: str, size: int, sha256: str | None = None) -> Uplo
 
 
 def create_for_attempt(user_id: int, job_id: int, attempt: int, name: str, size: int, sha256: str | None) -> Upload:
-    """Begin the upload of an artifact by the runner that holds the attempt; the same file asked again is the same upload."""
-    known = db.session.scalar(
-        select(Upload).where(
-            Upload.job_id == job_id, Upload.attempt == attempt, Upload.name == name, Upload.size == size,
-            Upload.sha256 == sha256,
-        )
-    )  # fmt: skip
-    return known or _create(user_id, name, size, sha256, job_id, attempt)
+    """Begin the upload of an artifact by the runner that holds the attempt. Raises Invalid, DiskFull."""
+    return _create(user_id, name, size, sha256, job_id=job_id, attempt=attempt)
+
+
+def of_job(job_id: int) -> list[Upload]:
+    """What runners have begun to bring of a job, and finished, until it is published."""
+    return list(db.session.scalars(select(Upload).where(Upload.job_id == job_id)))
 
 
 def get_for(actor: User, upload_id: str) -> Upload:
@@ -69,7 +73,7 @@ def get_for_attempt(job_id: int, attempt: int, upload_id: str) -> Upload:
 
 
 def append(upload: Upload, offset: int, body: BinaryIO) -> int:
-    """Write a piece at `offset`; answers the new offset. Raises Conflict (with the right `offset`) and TooLarge."""
+    """Write a piece at `offset`; answers the new offset. Raises Conflict (with the right `offset`), TooLarge, DiskFull."""
     upload_id, size, path = upload.id, upload.size, path_of(upload)
     if upload.state != "open" or offset != upload.offset:
         raise Conflict(
@@ -80,6 +84,7 @@ def append(upload: Upload, offset: int, body: BinaryIO) -> int:
     end = offset + len(piece)
     if end > size:
         raise TooLarge(f"The upload was announced with {size} bytes and this piece goes beyond them.")
+    _refuse_below(PIECES_LEAVE_BYTES, len(piece))
     with transaction():
         if not changed(
             update(Upload)
@@ -95,7 +100,7 @@ def append(upload: Upload, offset: int, body: BinaryIO) -> int:
 
 def complete(upload: Upload) -> Upload:
     """Check the size and the hash of a finished upload. Raises Conflict and Invalid; safe to call again."""
-    if upload.state == "complete":
+    if upload.state != "open":
         return upload
     if upload.offset != upload.size:
         raise Conflict(
@@ -107,12 +112,12 @@ def complete(upload: Upload) -> Upload:
     found = sha256_of(path)
     if upload.sha256 and upload.sha256 != found:
         with transaction():
-            db.session.execute(update(Upload).where(Upload.id == upload.id).values(offset=0))
+            changed(_open(upload).values(offset=0))
         raise Invalid(
             "The bytes that arrived are not the ones announced (sha256 differs). Send the file again.", code="damaged"
         )
     with transaction():
-        changed(update(Upload).where(Upload.id == upload.id).values(state="complete", sha256=found))
+        changed(_open(upload).values(state="complete", sha256=found))
     return db.session.get_one(Upload, upload.id)
 
 
@@ -132,17 +137,39 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
                 size += len(piece)
                 if size > allowed:
                     raise too_large(actor, size)
+                _refuse_below(RESERVE_BYTES, len(piece))
                 hashed.update(piece)
                 file.write(piece)
-        upload = _create(actor.id, name, size, hashed.hexdigest())
+        upload = _create(actor.id, name, size, hashed.hexdigest(), offset=size)
         os.replace(arriving, path_of(upload))
         with transaction():
-            changed(update(Upload).where(Upload.id == upload.id).values(offset=size, state="complete"))
+            changed(update(Upload).where(Upload.id == upload.id).values(state="complete"))
             for older in _waiting(actor, "complete")[OPEN_AT_ONCE:]:
                 forget(older)
         return db.session.get_one(Upload, upload.id)
     finally:
         arriving.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_use(taken: Sequence[Upload]) -> Iterator[None]:
+    """Make something of complete uploads during the block, and nobody else does. When it fails they can be used again.
+
+    Raises Conflict when another request is using one of them, or has.
+    """
+    numbers = {upload.id for upload in taken}
+    with transaction():
+        if _moved(Upload.id.in_(numbers), "complete", "in_use", IN_USE_FOR) != len(numbers):
+            raise Conflict(
+                "Another request is using this upload, or has used it. Look at what came of that before you send it again.",
+                code="upload_in_use",
+            )
+    try:
+        yield
+    except BaseException:
+        with transaction():
+            _moved(Upload.id.in_(numbers), "in_use", "complete", KEPT)
+        raise
 
 
 def forget(upload: Upload) -> None:
@@ -152,7 +179,9 @@ def forget(upload: Upload) -> None:
 
 
 def expire() -> int:
-    """Remove uploads nobody finished or used in time. Answers how many."""
+    """Remove uploads nobody finished or used in time; those whose user died can be used again. Answers how many went."""
+    with transaction():
+        _moved(Upload.expires_at <= now(), "in_use", "complete", KEPT)
     gone = list(db.session.scalars(select(Upload).where(Upload.expires_at <= now()).limit(500)))
     with transaction():
         for upload in gone:
@@ -170,14 +199,18 @@ def too_large(actor: User, size: int) -> TooLarge:
     allowed = subscriptions.limit(actor, "upload_bytes")
     plan, advice = subscriptions.way_out(actor, "upload_bytes", lambda most: bool(most and most >= size))
     return TooLarge(
-        f"This file is {_megabytes(size)} and your plan takes files up to {_megabytes(allowed)}. Split it. {advice}",
-        {"file": f"At most {_megabytes(allowed)} on your plan."}, limit_bytes=allowed, plan=plan,
+        f"This file is {shown_size(size)} and your plan takes files up to {shown_size(allowed)}. Split it. {advice}",
+        {"file": f"At most {shown_size(allowed)} on your plan."}, limit_bytes=allowed, plan=plan,
     )  # fmt: skip
 
 
-def _create(
-    user_id: int, name: str, size: int, sha256: str | None, job_id: int | None = None, attempt: int | None = None
-) -> Upload:
+def shown_size(size: int) -> str:
+    """A number of bytes as a sentence names it."""
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size / 1e6, 0.1):.1f} MB"
+
+
+def _create(user_id: int, name: str, size: int, sha256: str | None, *, offset: int = 0, **of: int) -> Upload:
+    """Write the row; `offset` bytes of the file lie on the disk already."""
     _refuse_name(name)
     fields = {}
     if size < 1:
@@ -186,15 +219,39 @@ def _create(
         fields["sha256"] = "This is not a SHA-256 in lower-case hexadecimal digits."
     if fields:
         raise Invalid(next(iter(fields.values())), fields)
-    if gateways().storage.free_bytes() - size < RESERVE_BYTES:
-        raise DiskFull("The server's disk has no room for this file now. Try again later, or tell its operator.")
     with transaction():
+        _refuse_below(RESERVE_BYTES, _promised() + size - offset)
         upload = add(
-            Upload(id=str(uuid.uuid4()), user_id=user_id, name=name, size=size, sha256=sha256, job_id=job_id,
-                   attempt=attempt, expires_at=now() + KEPT)
+            Upload(id=str(uuid.uuid4()), user_id=user_id, name=name, size=size, sha256=sha256, offset=offset,
+                   expires_at=now() + KEPT, **of)
         )  # fmt: skip
         path_of(upload).touch()
     return upload
+
+
+def _open(upload: Upload) -> Any:
+    """What changes this upload as long as it is open."""
+    return update(Upload).where(Upload.id == upload.id, Upload.state == "open")
+
+
+def _moved(which: Any, old: str, new: str, kept: timedelta) -> int:
+    """Bring uploads from one state into another, to be kept so long in it. Answers how many they were."""
+    statement = update(Upload).where(which, Upload.state == old).values(state=new, expires_at=now() + kept)
+    result = db.session.execute(statement, execution_options={"synchronize_session": False})
+    db.session.expire_all()
+    return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _promised() -> int:
+    """Bytes that open uploads may still bring."""
+    rest = select(func.sum(Upload.size - Upload.offset)).where(Upload.state == "open", Upload.expires_at > now())
+    return int(db.session.scalar(rest) or 0)
+
+
+def _refuse_below(least: int, size: int) -> None:
+    """Raise DiskFull unless `size` more bytes leave so many free."""
+    if gateways().storage.free_bytes() - size < least:
+        raise DiskFull(NO_ROOM)
 
 
 class DiskFull(DomainError):
@@ -227,7 +284,3 @@ def _folder() -> Path:
     folder = gateways().storage.root / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size / 1e6, 0.1):.1f} MB"

@@ -72,6 +72,12 @@ def contents(archive: Path, bounds: Bounds | None = None) -> list[Entry]:
         return [Entry(info.filename, info.file_size) for info in entries if not info.is_dir()]
 
 
+def read(archive: Path, name: str, most: int) -> bytes:
+    """The first `most` bytes of one file of an archive. Raises BadArchive and OSError."""
+    with _opened(archive, Bounds()) as (source, _), source.open(name) as file:
+        return file.read(most)
+
+
 def unpack(archive: Path, folder: Path, bounds: Bounds | None = None) -> list[Entry]:
     """Unpack into `folder`, which must be empty or not be there yet; archives in the archive stay packed.
 
@@ -105,7 +111,7 @@ def _opened(archive: Path, bounds: Bounds) -> Iterator[tuple[zipfile.ZipFile, li
         with zipfile.ZipFile(archive) as source:
             yield source, _checked(source, archive, bounds)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError) as error:
-        raise BadArchive("content", f"The archive is damaged: {error}. Pack it again.") from None
+        raise BadArchive("content", f"The archive is damaged: {str(error).rstrip('.')}. Pack it again.") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile's words for methods and passwords
         raise BadArchive("type", f"The archive cannot be read: {error}.") from None
 

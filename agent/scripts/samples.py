@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 from .found_files import Folder
@@ -20,6 +21,7 @@ MOST_SAMPLES = 200
 MOST_TEXT_BYTES = 65_536
 MOST_IMAGE_BYTES = 1 << 20
 PIECE_BYTES = 16_384
+AGAIN_SECONDS = 10.0  # a file that is written again and again is sent as often as this, and at the end
 _TEXTS = (".txt", ".md", ".log", ".json", ".jsonl", ".csv")
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
 _STEP = re.compile(r"(\d{1,9})(?!.*\d)")
@@ -34,6 +36,7 @@ class Samples:
         self._folder, self._since = folder, since
         self._seen: dict[str, tuple[float, int]] = {}
         self._taken: dict[str, tuple[float, int]] = {}
+        self._taken_at: dict[str, float] = {}
         self.notes: list[str] = []
 
     def poll(self, step: int, last: bool = False) -> Iterator[Piece]:
@@ -47,12 +50,14 @@ class Samples:
             self._seen[name] = state
             if facts.st_mtime < self._since or not at_rest or self._taken.get(name) == state:
                 continue
+            if not last and monotonic() - self._taken_at.get(name, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                continue
             if len(self._taken) >= MOST_SAMPLES and name not in self._taken:
                 if len(self._taken) == MOST_SAMPLES:
                     self._taken[""] = state
                     self.notes.append(f"Only the first {MOST_SAMPLES} samples are shown.")
                 continue
-            self._taken[name] = state
+            self._taken[name], self._taken_at[name] = state, monotonic()
             yield from self._pieces(name, facts.st_size, step)
 
     def _pieces(self, name: str, size: int, step: int) -> Iterator[Piece]:

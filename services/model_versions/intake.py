@@ -49,7 +49,7 @@ def create(actor: User, name: str, description: str, base_model: str, files: Seq
     """Make finished uploads, given as (name, upload id), the next version of the member's model of this name.
 
     The same files as the newest version are that version. Raises Invalid for what is no model, Unsupported for weights that
-    can run code, Conflict for an unfinished upload, PaymentNeeded above the plan's number of models.
+    can run code, Conflict for an upload that is unfinished or in use, PaymentNeeded above the plan's number of models.
     """
     name, description = name.strip(), description.strip()
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
@@ -58,6 +58,13 @@ def create(actor: User, name: str, description: str, base_model: str, files: Seq
         raise Invalid.of(description=f"Describe it in at most {LONGEST_DESCRIPTION:,} characters.")
     _check_names([file for file, _ in files])
     found = [(file, _finished(actor, file, upload_id)) for file, upload_id in files]
+    with uploads.in_use([upload for _, upload in found]):
+        return _made(actor, name, description, base_model, found)
+
+
+def _made(
+    actor: User, name: str, description: str, base_model: str, found: Sequence[tuple[str, Upload]]
+) -> ModelVersion:
     same = _same_as_newest(actor, name, found)
     if same is not None:
         return _forgotten(same, found)
@@ -102,7 +109,7 @@ def _finished(actor: User, name: str, upload_id: str) -> Upload:
         upload = uploads.get_for(actor, upload_id)
     except NotFound as missing:
         raise Invalid.of(files=f"{name}: {missing.message}") from None
-    if upload.state != "complete" or upload.sha256 is None:
+    if upload.state == "open":
         raise Conflict(f"The upload of {name} is not complete.", code="upload_open")
     return upload
 

@@ -22,7 +22,6 @@ from services.training_jobs.queries import (
     log_of,
     log_tail,
     machines_waited_for,
-    owner_of,
     series_of,
 )
 from services.training_jobs.record import record, record_all
@@ -62,7 +61,6 @@ __all__ = [
     "manifest_of",
     "mark_disconnected",
     "order_of",
-    "owner_of",
     "price",
     "push_again",
     "receipt",

@@ -24,11 +24,6 @@ def get_for(actor: User, job_id: int) -> TrainingJob:
     return job
 
 
-def owner_of(job_id: int) -> int:
-    """Whose job it is."""
-    return db.session.get_one(TrainingJob, job_id).user_id
-
-
 def list_for(
     actor: User, limit: int = 50, before: int | None = None, states: tuple[str, ...] = (), dataset_id: int | None = None
 ) -> list[TrainingJob]:

@@ -9,7 +9,7 @@ from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
 from services import uploads
 from services.gateways import gateways
-from services.training_jobs import attempts, curves, events, metering, speed
+from services.training_jobs import attempts, curves, events, metering, samples, speed
 from services.training_jobs.queries import attempt_of
 from services.training_jobs.texts import clean
 
@@ -57,6 +57,8 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
     start = max(first, stored + 1)
     if stream == "metrics":
         new = [_with_known_names(job, payload) for payload in new]
+    elif stream == "samples":
+        new = samples.kept(attempt, start, new)
     events.append(job, attempt.number, stream, start, new)
     attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
     attempt.lease_until = now() + attempts.LEASE

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from typing import Any
 
 from sqlalchemy import select
 
 from models.base import db
-from models.training_jobs import TrainingEvent
+from models.training_jobs import Attempt, TrainingEvent, TrainingJob
 from services.errors import Invalid, NotFound
 from services.training_jobs.texts import clean
 
 MOST_PIECES = 5_000  # of one attempt
+MOST_BYTES = 64 << 20  # of one attempt, as they are stored
+BYTES = "samples_bytes"  # where an attempt counts them, beside the numbers of its streams
 MOST_PIECES_OF_ONE = 200
 LONGEST_PIECE = 24_000
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
@@ -42,6 +45,31 @@ def checked(item: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, str) or len(data) > LONGEST_PIECE or not _BASE64.fullmatch(data):
         raise Invalid("A sample's `data` is base64.")
     return {**known, "data": data}
+
+
+def kept(attempt: Attempt, first: int, pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same pieces, `first` being the number of the first one; those beyond what is kept of an attempt are empty.
+
+    Once one piece is beyond, all that follow are, so that no sample is kept without its middle.
+    """
+    total, within = attempt.stored.get(BYTES, 0), []
+    for number, piece in enumerate(pieces, start=first):
+        total += len(json.dumps(piece)) if piece else 0
+        if number > MOST_PIECES or total > MOST_BYTES:
+            total = MOST_BYTES + 1
+        within.append({} if total > MOST_BYTES else piece)
+    attempt.stored = {**attempt.stored, BYTES: total}
+    return within
+
+
+def note_on(job: TrainingJob) -> str | None:
+    """What to say where samples came that were too many or too large to be kept."""
+    if not any(attempt.stored.get(BYTES, 0) > MOST_BYTES for attempt in job.attempts):
+        return None
+    return (
+        f"Only the first samples of an attempt are kept: {MOST_BYTES >> 20} MiB, in at most {MOST_PIECES:,} pieces. "
+        "What came later is not shown."
+    )
 
 
 def list_of(job_id: int, limit: int = 60, before: int | None = None) -> list[dict[str, Any]]:

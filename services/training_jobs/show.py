@@ -12,7 +12,7 @@ from models.base import db, now
 from models.credits import LedgerOperation
 from models.training_jobs import OPEN_STATES, RUNNING_STATES, TrainingJob
 from services import credits
-from services.training_jobs import curves
+from services.training_jobs import curves, samples
 from services.training_jobs.queries import events_after
 from services.training_jobs.record import peak_memory
 
@@ -68,7 +68,7 @@ def whole(job: TrainingJob) -> dict[str, Any]:
     return {
         **summary(job),
         "main_curve": curves.main_of(job), "memory_peak_bytes": peak_memory(job), "command": _command(job),
-        "settings": _settings(job),
+        "settings": _settings(job), "samples_note": samples.note_on(job),
         "debugData": {
             "attempts": attempts, "timings": _timings(job), "resolved_parameters": job.parameters,
             "versions": job.facts.get("versions", {}), "facts": job.facts,

@@ -11,7 +11,8 @@ import struct
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sqlalchemy import func, select, update
 
 from models.base import db, now, transaction
 from models.uploads import Upload
-from services import uploads
+from services import dataset_inspection, inspections, uploads
 from services.gateways import gateways
 from tests.conftest import PASSWORD, member
 from tests.factories import on_plan, rows_file
@@ -224,6 +225,127 @@ class TestQuantity:
         refused = browser.post("/api/datasets", data=body, content_type="multipart/form-data; boundary=x")
         assert (refused.status_code, error_of(refused)["code"]) == (507, "disk_full")
         assert nothing_is_stored()
+
+
+class TestReading:
+    """A file that becomes a data set is read by a process of its own: once, and not by any number of them at once."""
+
+    def test_of_six_requests_that_use_one_upload_one_does(self, app: Flask, browser: FlaskClient) -> None:
+        url = begun(browser, len(rows_file(500)))
+        put(browser, url, rows_file(500), 0)
+        browser.post(f"{url}/complete")
+        answers: list[Any] = []
+
+        def ask(number: int) -> None:
+            one = app.test_client()
+            one.set_cookie("session", browser.get_cookie("session").value)  # type: ignore[union-attr]
+            given = {"name": f"rows {number}", "upload": url.rpartition("/")[2]}
+            answers.append(one.post("/api/datasets", json=given))
+
+        several = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        for one in several:
+            one.start()
+        for one in several:
+            one.join()
+        codes = sorted(answer.status_code for answer in answers)
+        assert codes[0] == 201 and set(codes[1:]) <= {404, 409}
+        assert all(error_of(answer)["message"] for answer in answers if answer.status_code != 201)
+        assert len(browser.get("/api/datasets").get_json()) == 1 and list(folder().iterdir()) == []
+
+    def test_an_upload_that_could_not_be_used_can_be_used_again(self, app: Flask, browser: FlaskClient) -> None:
+        content = b'{"question": "q", "answer": "a"}\n' * 3
+        url = begun(browser, len(content))
+        put(browser, url, content, 0)
+        browser.post(f"{url}/complete")
+        given = {"name": "rows", "upload": url.rpartition("/")[2]}
+        assert browser.post("/api/datasets", json=given).status_code == 422
+        mapping = {"prompt": "question", "completion": "answer"}
+        assert browser.post("/api/datasets", json={**given, "mapping": mapping}).status_code == 201
+
+    def test_while_it_is_read_an_upload_takes_no_piece_and_is_not_used_twice(
+        self, app: Flask, browser: FlaskClient, reading: Reading
+    ) -> None:
+        url = begun(browser, len(rows_file(5)))
+        put(browser, url, rows_file(5), 0)
+        browser.post(f"{url}/complete")
+        given = {"name": "rows", "upload": url.rpartition("/")[2]}
+        with reading.by(lambda: browser.post("/api/datasets", json=given)):
+            assert put(browser, url, b"more", 0).status_code == 409
+            assert browser.post(f"{url}/complete").status_code == 200
+            refused = browser.post("/api/datasets", json={**given, "name": "again"})
+            assert (refused.status_code, error_of(refused)["code"]) == (409, "upload_in_use")
+        assert reading.answers[0].status_code == 201
+
+    def test_one_file_of_a_member_is_read_at_a_time_and_the_next_is_told_when_to_come_back(
+        self, app: Flask, browser: FlaskClient, reading: Reading
+    ) -> None:
+        with reading.by(lambda: post_file(browser, rows_file(5), name="one.jsonl")):
+            refused = post_file(browser, rows_file(6), "two.jsonl")
+            assert (refused.status_code, error_of(refused)["code"]) == (429, "reading")
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+            page = browser.post("/datasets", data={"name": "rows", "file": (io.BytesIO(rows_file(6)), "rows.jsonl")})
+            assert page.status_code == 429 and "is being read" in page.text
+        assert reading.answers[0].status_code == 201
+        assert post_file(browser, rows_file(6), "two.jsonl").status_code == 201
+
+    def test_of_all_members_two_files_are_read_at_a_time(
+        self, app: Flask, browser: FlaskClient, reading: Reading
+    ) -> None:
+        bob, carol = app.test_client(), app.test_client()
+        bob.post("/login", json={"email": "bob@example.com", "password": PASSWORD})
+        carol.post("/signup", json={"email": "carol@example.com", "username": "carol", "password": PASSWORD})
+        with reading.by(lambda: post_file(browser, rows_file(5))), reading.by(lambda: post_file(bob, rows_file(5))):
+            assert post_file(carol, rows_file(5)).status_code == 429
+        assert [answer.status_code for answer in reading.answers] == [201, 201]
+        assert post_file(carol, rows_file(5)).status_code == 201
+
+    def test_an_upload_whose_reader_died_can_be_used_an_hour_later(self, app: Flask, browser: FlaskClient) -> None:
+        url = begun(browser, len(rows_file(5)))
+        put(browser, url, rows_file(5), 0)
+        browser.post(f"{url}/complete")
+        given = {"name": "rows", "upload": url.rpartition("/")[2]}
+        with transaction():
+            db.session.execute(update(Upload).values(state="in_use"))
+        assert browser.post("/api/datasets", json=given).status_code == 409
+        assert uploads.expire() == 0
+        with transaction():
+            db.session.execute(update(Upload).values(expires_at=now() - timedelta(seconds=1)))
+        assert uploads.expire() == 0
+        assert browser.post("/api/datasets", json=given).status_code == 201
+
+
+class Reading:
+    """Holds on to the reading of files: it begins, and goes on once the test lets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: list[Any] = []
+        self._began, self._go_on = threading.Semaphore(0), threading.Event()
+        real = dataset_inspection.inspect
+
+        def inspect(*given: Any) -> dict[str, Any]:
+            self._began.release()
+            assert self._go_on.wait(60)
+            return real(*given)
+
+        monkeypatch.setattr(dataset_inspection, "inspect", inspect)
+        monkeypatch.setattr(inspections, "PATIENCE_SECONDS", 0.2)
+
+    @contextmanager
+    def by(self, ask: Callable[[], Any]) -> Iterator[None]:
+        """Let this request read during the block."""
+        thread = threading.Thread(target=lambda: self.answers.append(ask()))
+        thread.start()
+        assert self._began.acquire(timeout=60)
+        try:
+            yield
+        finally:
+            self._go_on.set()
+            thread.join()
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    return Reading(monkeypatch)
 
 
 @pytest.fixture

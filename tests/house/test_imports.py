@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = [
     ["errors"],
-    ["config", "calendar", "secrets", "strict_json", "dataset_quality"],
+    ["config", "calendar", "secrets", "strict_json", "dataset_quality", "inspections"],
     ["catalogues", "gateways"],
     [
         "price_list",

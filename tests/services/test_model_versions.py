@@ -23,6 +23,7 @@ from models.uploads import Upload
 from services import accounts, base_models, model_versions, subscriptions, training_jobs, uploads
 from services.config import Settings
 from services.errors import Conflict, Invalid, NotFound, PaymentNeeded, Unsupported
+from services.gateways import gateways
 from services.model_versions import weights
 from tests import safetensors_files
 from tests.conftest import PASSWORD, ROOT
@@ -143,6 +144,26 @@ def test_two_models_that_come_at_once_do_not_pass_the_plan_together(app: Flask, 
 
     answers = at_once(app, *[partial(bring, turn) for turn in range(4)])
     assert sorted(type(answer).__name__ for answer in answers) == ["ModelVersion", *["PaymentNeeded"] * 3]
+
+
+def test_of_several_that_use_the_same_uploads_one_makes_the_model(app: Flask, alice: User) -> None:
+    number, files = alice.id, uploaded(alice, ("model.safetensors", safetensors_files.file()))
+
+    def bring() -> ModelVersion:
+        return model_versions.create(db.session.get_one(User, number), "one", "", "", files)
+
+    answers = at_once(app, *[bring] * 4)
+    assert sum(isinstance(answer, ModelVersion) for answer in answers) == 1
+    assert all(isinstance(answer, (ModelVersion, Conflict, Invalid)) for answer in answers), answers
+    assert len(model_versions.list_for(alice)) == 1
+    assert len(list((gateways().storage.root / "models").iterdir())) == 1
+
+
+def test_uploads_of_a_model_that_was_refused_can_be_used_again(app: Flask, alice: User) -> None:
+    files = uploaded(alice, ("model.safetensors", safetensors_files.file()), ("config.json", b"["))
+    with pytest.raises(Invalid, match="not a JSON object"):
+        model_versions.create(alice, "one", "", "", files)
+    assert model_versions.create(alice, "one", "", "", files[:1]).version == 1
 
 
 def test_a_deleted_model_is_gone_and_its_name_is_free(app: Flask, alice: User, bob: User) -> None:

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import base64
 import io
+import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 
 from models.accounts import User
 from models.agents import Agent
 from models.base import db, transaction
 from models.datasets import DatasetVersion
-from models.training_jobs import TrainingJob
-from services import agents, api_keys, credits, datasets, model_versions, training_jobs, uploads, workers
+from models.training_jobs import TrainingEvent, TrainingJob
+from services import (
+    agents,
+    api_keys,
+    credits,
+    datasets,
+    model_versions,
+    script_inspection,
+    training_jobs,
+    uploads,
+    workers,
+)
 from services.errors import Invalid, NotFound, Unavailable
 from services.model_versions import NewFile
 from services.reconcile import reconcile
-from services.training_jobs import Order
+from services.training_jobs import Order, samples
 from tests.factories import hello, make_dataset, on_plan, order
+from tests.routes.test_contract import post_file
 from tests.services.test_training_jobs import begin, fresh, minutes_later
 
 SCRIPT = {"train.py": "print('loss: 1')", "yard.toml": '[parameters.lr]\ntype = "float"\nmaximum = 1.0\n'}
@@ -33,6 +47,15 @@ def zipped(files: dict[str, str]) -> bytes:
     with zipfile.ZipFile(packed, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def with_manifest() -> bytes:
+    """A sound archive whose yard.toml is deflated, as every packing program leaves it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.py", "print('loss: 1')")
+        archive.writestr("yard.toml", "entry = 'train.py'\n" + "# what it does\n" * 20)
     return packed.getvalue()
 
 
@@ -58,6 +81,13 @@ def make_script_machine(owner: User, scripts: bool = True) -> Agent:
     key, _ = api_keys.create(owner, "key", "agent")
     machine = {**hello()["machine"], "scripts": scripts}
     return agents.enrol(key, hello(machine=machine, ready=False, missing=["torch"]), session="s")
+
+
+def kept_samples(job: TrainingJob) -> list[int]:
+    """The numbers of the job's records of samples that hold something, newest first."""
+    query = select(TrainingEvent.number, TrainingEvent.payload)
+    query = query.where(TrainingEvent.job_id == job.id, TrainingEvent.stream == "samples")
+    return [number for number, payload in db.session.execute(query.order_by(TrainingEvent.number.desc())) if payload]
 
 
 @pytest.fixture
@@ -93,6 +123,35 @@ class TestUploading:
             make_script(alice, files)
         assert told in refusal.value.fields["file"]
         assert datasets.list_for(alice) == []
+
+    @pytest.mark.parametrize("damage", [
+        lambda whole, at: whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :],
+        lambda whole, at: whole.replace(b"yard.toml", b"Yard.toml", 1),
+    ], ids=["a damaged yard.toml", "a name that differs from the directory's"])  # fmt: skip
+    def test_a_damaged_archive_is_refused_and_not_our_fault(
+        self, sqlite_app: Flask, browser: FlaskClient, damage: Callable[[bytes, int], bytes]
+    ) -> None:
+        whole = with_manifest()
+        damaged = damage(whole, whole.index(b"yard.toml") + len("yard.toml"))
+        refused = post_file(browser, damaged, "project.zip", kind="script")
+        assert refused.status_code == 422 and "damaged" in refused.get_json()["error"]["fields"]["file"]
+        assert post_file(browser, whole, "project.zip", kind="script").status_code == 201
+
+    @pytest.mark.parametrize("change", [0x01, 0x20, 0x80, 0xFF])
+    def test_whichever_byte_of_an_archive_is_another_it_is_taken_or_refused(self, tmp_path: Path, change: int) -> None:
+        whole, path = with_manifest(), tmp_path / "project.zip"
+        for at in range(len(whole)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+            found = script_inspection.answer(path)
+            assert found.get("error") or found["rows"]
+
+    def test_an_archive_that_needs_too_much_memory_is_refused(
+        self, app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = subprocess.CompletedProcess([], 1, "", "Traceback (most recent call last):\nMemoryError\n")
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: ran)
+        with pytest.raises(Invalid, match="more memory"):
+            make_script(alice)
 
     def test_data_is_no_script_and_a_script_no_data(self, app: Flask, alice: User) -> None:
         with pytest.raises(Invalid, match="zip"):
@@ -235,6 +294,37 @@ class TestShowing:
         with pytest.raises(NotFound):
             training_jobs.image_of(job.id, newest["number"])
         assert training_jobs.samples_of(job.id, before=newest["number"]) == [image]
+
+    def test_only_the_first_pieces_of_an_attempt_are_kept_and_the_page_says_so(
+        self, app: Flask, boxed: TrainingJob, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(samples, "MOST_PIECES", 3)
+        job = begin(boxed)
+        text = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
+        assert training_jobs.record(job.id, 1, "samples", 1, [text, text]) == 2
+        assert "Only the first samples" not in browser.get(f"/training-jobs/{job.id}").text
+        assert training_jobs.record(job.id, 1, "samples", 3, [text, text, text]) == 5
+        assert training_jobs.record(job.id, 1, "samples", 6, [text]) == 6
+        assert [sample["number"] for sample in training_jobs.samples_of(job.id)] == kept_samples(job)
+        assert len(kept_samples(job)) == 3
+        assert browser.get(f"/training-jobs/{job.id}").text.count("Only the first samples of an attempt are kept") == 1
+
+    def test_only_so_many_bytes_of_an_attempt_are_kept_and_no_sample_in_parts(
+        self, app: Flask, alice: User, boxed: TrainingJob, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(samples, "MOST_BYTES", 5_000)
+        job = begin(boxed)
+        large = [self.piece(number, 3, b"a" * (2_000 if number < 2 else 10)) for number in range(3)]
+        small = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
+        assert training_jobs.record(job.id, 1, "samples", 1, [small, *large, small]) == 5
+        assert [sample["name"] for sample in training_jobs.samples_of(job.id)] == ["a.txt"]
+        assert "Only the first samples of an attempt are kept" in browser.get(f"/training-jobs/{job.id}").text
+        training_jobs.stop(alice, job.id)
+        training_jobs.end(job.id, 1, training_jobs.Final("stopped"))
+        training_jobs.resume(alice, job.id)
+        begin(job)
+        assert training_jobs.record(job.id, 2, "samples", 1, [small]) == 1
+        assert len(training_jobs.samples_of(job.id)) == 2
 
     @pytest.mark.parametrize("change", [
         {"type": "svg"}, {"piece": 2}, {"pieces": 10_000}, {"data": "<script>"}, {"data": None}, {"piece": True},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 
 from models.accounts import User
 from models.base import db, now, transaction
@@ -532,3 +535,76 @@ def test_folders_of_server_jobs_go_when_they_will_not_be_needed_again(app: Flask
             job.state, job.finished_at = state, now() - timedelta(days=days)
     assert server_files.forget_old() == 1
     assert [state for state, folder in folders.items() if not folder.exists()] == ["completed"]
+
+
+def paused(owner: User, days: float) -> TrainingJob:
+    """A server job that was stopped so many days ago, with a checkpoint in its folder."""
+    job = begin(make_server_job(owner, name=f"paused for {days}"))
+    (server_files.folder_for(job.id) / "checkpoints").mkdir()
+    training_jobs.stop(owner, job.id)
+    training_jobs.end(job.id, 1, Final("stopped"))
+    with transaction():
+        db.session.query(Attempt).filter_by(job_id=job.id).update({"ended_at": now() - timedelta(days=days)})
+    return fresh(job)
+
+
+def test_the_checkpoint_of_a_paused_server_job_is_kept_for_three_months_and_the_page_says_until_when(
+    app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    late, early = paused(alice, 91), paused(alice, 89)
+    assert server_files.forget_old() == 1
+    folders = gateways().settings.jobs_dir
+    assert not (folders / str(late.id)).exists() and (folders / str(early.id) / "checkpoints").exists()
+    until = now() + timedelta(days=1)
+    page = browser.get(f"/training-jobs/{early.id}").text
+    assert f"Its checkpoint is kept until {until.day} {until:%b %Y}" in page
+    page = browser.get(f"/training-jobs/{late.id}").text
+    assert "Its checkpoint was kept until" in page and "Resume begins anew" in page and "is kept" not in page
+    training_jobs.resume(alice, late.id)
+    begin(late)
+    assert list(server_files.folder_for(late.id).iterdir()) == [folders / str(late.id) / "job.json"]
+
+
+def test_what_has_no_checkpoint_on_the_server_names_no_day(app: Flask, alice: User, browser: FlaskClient) -> None:
+    not_begun = training_jobs.stop(alice, make_server_job(alice).id)
+    assert "kept until" not in browser.get(f"/training-jobs/{not_begun.id}").text
+    theirs = begin(make_agent_job(alice))
+    training_jobs.stop(alice, theirs.id)
+    training_jobs.end(theirs.id, 1, Final("stopped"))
+    assert "kept until" not in browser.get(f"/training-jobs/{theirs.id}").text
+
+
+def test_folders_of_jobs_that_do_not_exist_go_a_month_after_they_were_used(app: Flask, alice: User) -> None:
+    job, folders = make_server_job(alice), gateways().settings.jobs_dir
+    for name, days in ((str(job.id), 400), ("999998", 29), ("999999", 31), ("999999-set-aside-1", 31)):
+        (folders / name / "checkpoints").mkdir(parents=True)
+        os.utime(folders / name, times=(then := time.time() - days * 86_400, then))
+    assert server_files.forget_old() == 2
+    assert sorted(path.name for path in folders.iterdir()) == sorted([str(job.id), "999998"])
+
+
+class TestFolders:
+    """After a restored backup the numbers of lost jobs are given out again; their folders may still lie there."""
+
+    def test_a_job_finds_its_own_folder_again(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        folder = server_files.folder_for(job.id)
+        (folder / "checkpoints").mkdir()
+        assert server_files.folder_for(job.id) == folder and (folder / "checkpoints").exists()
+
+    def test_a_job_does_not_find_what_a_lost_one_of_its_number_left(self, app: Flask, alice: User, bob: User) -> None:
+        lost = make_server_job(bob)
+        (server_files.folder_for(lost.id) / "checkpoints").mkdir()
+        made = lost.created_at + timedelta(minutes=1)
+        with transaction():
+            fresh(lost).created_at = made
+        assert [path.name for path in server_files.folder_for(lost.id).iterdir()] == ["job.json"]
+        (server_files.folder_for(lost.id) / "checkpoints").mkdir()
+        with transaction():
+            fresh(lost).user_id = alice.id
+        assert [path.name for path in server_files.folder_for(lost.id).iterdir()] == ["job.json"]
+
+    def test_a_folder_of_before_folders_had_a_name_is_taken_over(self, app: Flask, alice: User) -> None:
+        job = make_server_job(alice)
+        (gateways().settings.jobs_dir / str(job.id) / "checkpoints").mkdir(parents=True)
+        assert (server_files.folder_for(job.id) / "checkpoints").exists()

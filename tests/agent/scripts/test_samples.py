@@ -21,7 +21,10 @@ def taken(samples: Samples, step: int = 5, last: bool = True) -> list[dict[str, 
     return list(samples.poll(step, last))
 
 
-def test_a_file_is_taken_once_it_is_at_rest_and_again_when_it_changed(tmp_path: Path) -> None:
+def test_a_file_is_taken_once_it_is_at_rest_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.scripts.samples.AGAIN_SECONDS", 0.0)
     samples = Samples(Folder(tmp_path), 0)
     (tmp_path / "a.txt").write_text("one")
     assert taken(samples, last=False) == []
@@ -30,6 +33,22 @@ def test_a_file_is_taken_once_it_is_at_rest_and_again_when_it_changed(tmp_path: 
     (tmp_path / "a.txt").write_text("other")
     assert taken(samples, last=False) == []
     assert [piece["text"] for piece in taken(samples, last=False)] == ["other"]
+
+
+def test_a_file_that_is_written_again_and_again_is_sent_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_000.0]
+    monkeypatch.setattr("agent.scripts.samples.monotonic", lambda: clock[0])
+    samples, sent = Samples(Folder(tmp_path), 0), []
+    for second in range(26):
+        (tmp_path / "latest.txt").write_text("x" * (second + 1))
+        assert taken(samples, last=False) == []  # not at rest
+        sent += [len(piece["text"]) for piece in taken(samples, last=False)]
+        clock[0] += 1
+    assert sent == [1, 11, 21]
+    (tmp_path / "other.txt").write_text("y")
+    assert sorted(piece["text"] for piece in taken(samples)) == ["x" * 26, "y"]
 
 
 def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
