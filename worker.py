@@ -106,10 +106,10 @@ class TrainingWorker(Worker):
         with contextlib.suppress(RedisError):
             super().maintain_heartbeats(job)
 
-    def set_current_job_working_time(self, current_job_working_time: float) -> None:
+    def set_current_job_working_time(self, *given: Any, **named: Any) -> None:
         """The same."""
         with contextlib.suppress(RedisError):
-            super().set_current_job_working_time(current_job_working_time)
+            super().set_current_job_working_time(*given, **named)
 
     def monitor_work_horse(self, job: Job, queue: RqQueue) -> None:
         """RQ's, and then put away what it notes of an entry that was forgotten meanwhile: a sign of life and nothing else."""

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 import worker
 from agent.runner import Spool
 from models.accounts import User
 from models.base import release
 from services import training_jobs
+from services.gateways.queue import Queue, entry_id
 from tests.conftest import member
 from tests.factories import make_server_job
-from tests.running import until
+from tests.running import free_port, until
 
 
 class Chatter:
@@ -69,3 +73,18 @@ def test_a_training_that_never_stops_printing_keeps_its_lease_and_hears_a_stop(l
         time.sleep(0.05)
     training_jobs.stop(member("alice"), line._spec.job)
     assert until(line.orders, 3, "the order has come") == "stop"
+
+
+def test_a_worker_waits_on_for_its_runner_while_redis_is_away(redis_url: str) -> None:
+    queue = Queue(redis_url)
+    assert queue.push(4713, 1, "first")
+    waiting = worker.TrainingWorker(queue.all(), connection=queue.connection, serializer=JSONSerializer)
+    job = Job.fetch(entry_id(4713, 1), connection=queue.connection, serializer=JSONSerializer)
+    waiting.prepare_execution(job)
+    waiting.prepare_job_execution(job)
+    waiting.maintain_heartbeats(job)
+    assert queue.connection.hget(waiting.key, "current_job_working_time") == b"0"
+    waiting.connection = job.connection = redis.Redis(port=free_port())
+    waiting.maintain_heartbeats(job)
+    waiting.set_current_job_working_time(30.0)
+    queue.forget(4713, 1)
