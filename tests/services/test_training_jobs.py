@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -278,6 +279,33 @@ class TestReports:
         for number in range(1, 6):
             training_jobs.record(job.id, 1, "event", number, [{"kind": "facts", f"f{number}": "x" * 60_000}])
         assert set(fresh(job).facts) == {"f1", "f2"}
+
+    def test_of_facts_that_come_together_each_is_kept_that_has_room(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        told = [{"kind": "facts", f"f{number}": "x" * 60_000} for number in range(1, 4)]
+        last = {"kind": "checkpoint", "step": 7, "file": "out/7"}
+        training_jobs.record(job.id, 1, "event", 1, [*told, {"kind": "facts", "f1": "short"}, told[2], last])
+        assert {name: len(str(value)) for name, value in fresh(job).facts.items()} == {
+            "f1": 5, "f2": 60_000, "f3": 60_000, "checkpoint_step": 1, "checkpoint_file": 5,
+        }  # fmt: skip
+
+    def test_of_readings_that_come_together_the_last_is_shown_and_the_highest_kept(
+        self, app: Flask, alice: User
+    ) -> None:
+        job = begin(make_server_job(alice))
+        readings = [{"kind": "system", "memory_bytes": used} for used in (5e6, 9e6, 7e6, 0, None, True)]
+        training_jobs.record(job.id, 1, "event", 1, readings)
+        assert fresh(job).memory_bytes == 7e6 and training_jobs.whole(fresh(job))["memory_peak_bytes"] == 9e6
+
+    def test_thousands_of_facts_cost_hardly_more_than_one(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        many = {f"name {number}": 0 for number in range(7_000)}
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "facts", **many}])
+        begun = time.process_time()
+        training_jobs.record(
+            job.id, 1, "event", 2, [{"kind": "facts", "a": 0}, {"kind": "checkpoint", "step": 1}] * 900
+        )
+        assert time.process_time() - begun < 3 and fresh(job).facts["checkpoint_step"] == 1
 
     def test_infinity_becomes_a_gap_in_the_curve(self, app: Flask, alice: User) -> None:
         job = begin(make_server_job(alice))
