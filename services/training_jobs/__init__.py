@@ -10,7 +10,7 @@ samples    texts and images it showed        figures   memory, load, devices ove
 curves     which of them are shown           speed     steps a second of late
 """
 
-from services.training_jobs.attempts import Final, claim, end, order_of, renew, spec_of, token_opens
+from services.training_jobs.attempts import Final, claim, end, order_of, renew, renew_all, spec_of, token_opens
 from services.training_jobs.curves import hide_curves
 from services.training_jobs.dispatch import push_again
 from services.training_jobs.figures import figures_of
@@ -69,6 +69,7 @@ __all__ = [
     "record",
     "record_all",
     "renew",
+    "renew_all",
     "restart_leases",
     "resume",
     "retry",
