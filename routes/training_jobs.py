@@ -189,10 +189,10 @@ def _ordered(job: TrainingJob) -> AnyResponse:
 
 
 def _page(job: TrainingJob) -> dict[str, Any]:
-    receipt = training_jobs.receipt(job)
+    last_event, receipt = job.last_event, training_jobs.receipt(job)
     return {
         "job": training_jobs.whole(job), "series": training_jobs.series_of(job.id, PAGE_POINTS),
-        "log": training_jobs.log_tail(job.id), "last_event": job.last_event,
+        "log": training_jobs.log_tail(job.id, last_event), "last_event": last_event,
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from models.training_jobs import TrainingEvent, TrainingJob
 from services.errors import Invalid
 from services.gateways import gateways
 from services.training_jobs import samples
-from services.training_jobs.queries import log_of
+from services.training_jobs.logs import records_of
 from services.training_jobs.texts import clean, without_terminal_codes
 
 MOST_METRIC_NAMES = 100
@@ -47,7 +47,7 @@ def status(job: TrainingJob) -> None:
 def log_hash(job_id: int, attempt: int) -> str:
     """SHA-256 over the whole log of an attempt as it is stored."""
     hashed = hashlib.sha256()
-    for text in log_of(job_id, attempt):
+    for text in records_of(job_id, attempt):
         hashed.update(text.encode())
     return hashed.hexdigest()
 

@@ -58,6 +58,8 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
     start = max(first, stored + 1)
     if stream == "metrics":
         new = [_with_known_names(job, payload) for payload in new]
+    elif stream == "log":
+        attempt.log_missing += sum(not payload["text"] for payload in new)
     events.append(job, attempt.number, stream, start, new)
     attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
     attempt.lease_until = now() + attempts.LEASE

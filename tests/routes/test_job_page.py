@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+import threading
+from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import event as event_of_sqlalchemy
 
 from models.accounts import User
-from models.base import db, now, transaction
+from models.base import db, now, release, transaction
 from models.training_jobs import TrainingJob
-from services import training_jobs
+from services import api_keys, training_jobs
 from services.training_jobs import Final, Order
 from tests.factories import make_agent
 
@@ -23,6 +28,11 @@ GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--
 
 @pytest.fixture
 def job(sqlite_app: Flask, alice: User) -> int:
+    return script_job(alice)
+
+
+def script_job(alice: User) -> int:
+    """A script that runs on alice's machine."""
     agent = make_agent(alice)
     with transaction():
         agent.machine = {**agent.machine, "scripts": True}
@@ -124,3 +134,112 @@ def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> N
     assert "data-away" in browser.get(f"/training-jobs/{job}").text
     page = words(browser, f"/training-jobs/{job}")
     assert "It was last heard of 1 min ago ." in page and "since" not in page
+
+
+class TestLog:
+    """On both databases: what a page shows and what it then follows come from several looks."""
+
+    @pytest.fixture
+    def job(self, app: Flask, alice: User) -> int:
+        return script_job(alice)
+
+    def test_a_line_written_while_the_page_is_made_is_on_it_or_in_the_stream_after_it_and_never_in_both(
+        self, job: int, app: Flask, browser: FlaskClient
+    ) -> None:
+        log(job, 1, "one\n", "two\n")
+
+        waiting = ["three\n"]
+
+        def run_on(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if waiting and statement.startswith("SELECT training_events"):
+                text = waiting.pop()
+                elsewhere(app, lambda: log(job, 3, text))
+
+        event_of_sqlalchemy.listen(db.engine, "before_cursor_execute", run_on)
+        page = browser.get(f"/training-jobs/{job}").text
+        event_of_sqlalchemy.remove(db.engine, "before_cursor_execute", run_on)
+        training_jobs.end(job, 1, Final("failed", "member_code", "It ended.", None))
+        shown = re.search(r"data-log-lines>(.*?)</pre>", page, re.S)[1]  # type: ignore[index]
+        after = json.loads(re.search(r'id="job-data">(.*?)</script>', page, re.S)[1])["last_event"]  # type: ignore[index]
+        assert shown + followed(browser, job, after) == "one\ntwo\nthree\n"
+
+    def test_who_reads_slowly_keeps_no_connection_to_the_database(self, job: int, app: Flask, alice: User) -> None:
+        _, key = api_keys.create(alice, "slow", "full")
+        texts = [f"{number} {'x' * 6_000}\n" for number in range(250)]
+        log(job, 1, *texts)
+        release()
+        begun, go_on, whole = threading.Semaphore(0), threading.Event(), list[str]()
+
+        def read_slowly() -> None:
+            reads = FlaskClient(app, app.response_class)
+            answer = reads.get(f"/api/training-jobs/{job}/logs", headers={"Authorization": f"Bearer {key}"})
+            pieces = iter(answer.response)
+            first = next(pieces)
+            begun.release()
+            go_on.wait(30)
+            whole.append(b"".join([first, *pieces]).decode())
+            answer.close()
+
+        readers = [threading.Thread(target=read_slowly) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        assert all(begun.acquire(timeout=30) for _ in readers)
+        taken = db.engine.pool.checkedout()  # type: ignore[attr-defined]
+        go_on.set()
+        for reader in readers:
+            reader.join()
+        assert taken == 0 and whole == ["".join(texts)] * 3
+
+    def test_where_records_are_missing_page_download_and_stream_say_so_alike(
+        self, job: int, browser: FlaskClient
+    ) -> None:
+        log(job, 1, "one\n", "half a line", "", "", "", "four\n", "", "six\n", *[""] * 1234)
+        said = "(1,234 log records are missing here: the machine had no room to keep them, or lost them when it went down.)"
+        three, one = (
+            said.replace("1,234", "3"),
+            said.replace("1,234 log records are", "1 log record is").replace("them", "it"),
+        )
+        whole = f"one\nhalf a line\n{three}\nfour\n{one}\nsix\n{said}\n"
+        assert browser.get(f"/api/training-jobs/{job}/logs").text == whole
+        training_jobs.end(job, 1, Final("failed", "member_machine", "It ended.", None))
+        assert followed(browser, job, 0) == whole
+        assert said.replace("1,234", "200") in words(browser, f"/training-jobs/{job}")  # the last 200 records
+
+    def test_details_tell_whether_the_log_was_checked(self, job: int, browser: FlaskClient, alice: User) -> None:
+        log(job, 1, "one\n")
+        assert "Complete" not in words(browser, f"/training-jobs/{job}")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256=sha256(b"one\n").hexdigest()))
+        assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
+        again = training_jobs.retry(alice, job).attempt
+        training_jobs.claim(job, again, "test")
+        training_jobs.record(job, again, "log", 1, [{"text": ""}] * 1234)
+        training_jobs.end(job, again, Final("failed", "data", "It.", None))
+        assert "Log Incomplete 1,234 records missing" in words(browser, f"/training-jobs/{job}")
+
+    def test_details_tell_of_a_log_with_another_sum(self, job: int, browser: FlaskClient) -> None:
+        log(job, 1, "one\n")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256="0" * 64))
+        assert "Log Not as it was written its sum differs" in words(browser, f"/training-jobs/{job}")
+
+
+def log(job: int, first: int, *texts: str) -> None:
+    training_jobs.record(job, 1, "log", first, [{"text": text} for text in texts])
+
+
+def followed(browser: FlaskClient, job: int, after: int) -> str:
+    """The log as the stream of an ended job tells it."""
+    told = browser.get(f"/api/training-jobs/{job}/events?after={after}").text
+    return "".join(json.loads(data)["text"] for data in re.findall(r"event: log\nid: \d+\ndata: (.*)\n", told))
+
+
+def elsewhere(app: Flask, act: Callable[[], object]) -> None:
+    """Let another process do something."""
+
+    def run() -> None:
+        with app.app_context():
+            act()
+            release()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
