@@ -120,9 +120,10 @@ def figures(id: int) -> AnyResponse:
 def samples(id: int) -> AnyResponse:
     job = training_jobs.get_for(actor(), id)
     limit, before = page_of_list()
-    items = training_jobs.samples_of(job.id, limit, before)
-    following = str(items[-1]["number"]) if len(items) == limit else None
-    return answer({"items": items, "next": following}, to=url_for("training_jobs.show", id=id))
+    items, following = training_jobs.samples_of(job.id, limit, before)
+    return answer(
+        {"items": items, "next": None if following is None else str(following)}, to=url_for("training_jobs.show", id=id)
+    )
 
 
 @bp.get("/<int:id>/samples/<int:number>")

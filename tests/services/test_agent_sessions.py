@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event
 
 from agent import protocol
 from models.accounts import User
@@ -21,7 +19,7 @@ from models.base import db, now, transaction
 from models.training_jobs import TrainingJob
 from services import agent_sessions, agents, api_keys, training_jobs
 from services.agent_sessions import AgentSession, together
-from tests.factories import hello, make_dataset, order, steps
+from tests.factories import hello, make_dataset, order, statements, steps
 
 Talk = Callable[..., list[dict[str, Any]]]
 
@@ -302,21 +300,6 @@ def test_a_message_of_more_records_than_the_window_is_no_message(session: AgentS
         say(session, **lines(job, 2001, 4001))
     group, alone, after = together([lines(job, 2001, 2003), lines(job, 2004, 4004), lines(job, 4005, 4006)])
     assert (len(group), len(alone), len(after)) == (1, 1, 1)
-
-
-@contextlib.contextmanager
-def statements() -> Iterator[list[str]]:
-    """What is asked of the database meanwhile."""
-    asked = list[str]()
-
-    def note(connection: Any, cursor: Any, text: str, *_: Any) -> None:
-        asked.append(text)
-
-    event.listen(db.engine, "before_cursor_execute", note)
-    try:
-        yield asked
-    finally:
-        event.remove(db.engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize("message", [

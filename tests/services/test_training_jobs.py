@@ -18,7 +18,7 @@ from services.gateways import gateways
 from services.model_versions import NewFile
 from services.reconcile import reconcile
 from services.training_jobs import Final
-from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, steps
+from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, statements, steps
 
 LOST = Final("failed", "platform", "The worker is gone.", None)
 
@@ -445,6 +445,29 @@ class TestQueue:
             fresh(job).dispatched_at = now() - timedelta(seconds=11)
         assert training_jobs.push_again() == 1
         assert queue.holds(job.id, 1)
+
+    def test_the_plan_of_a_member_is_asked_once_however_many_jobs_were_lost(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "enterprise")
+        data, counts = make_dataset(alice), []
+        for lost in (2, 9):
+            while len(training_jobs.list_for(alice)) < lost:
+                training_jobs.create(alice, order(data))
+            with transaction():
+                for job in training_jobs.list_for(alice):
+                    job.dispatched_at = now() - timedelta(seconds=11)
+            gateways().queue.connection.flushdb()
+            db.session.remove()
+            with statements() as asked:
+                assert training_jobs.push_again() == lost
+            counts.append(len(asked))
+        assert counts[0] == counts[1]
+
+    def test_a_machine_that_several_jobs_wait_for_is_waited_for(self, app: Flask, alice: User) -> None:
+        one, other = make_agent(alice), make_agent(alice, "machine-2")
+        data = make_dataset(alice)
+        for _ in range(3):
+            training_jobs.create(alice, order(data, place={"agent": one.id}))
+        assert training_jobs.machines_waited_for([one.id, other.id]) == {one.id}
 
     def test_a_report_of_the_machine_ends_the_absence_and_pages_hear_of_it(self, app: Flask, alice: User) -> None:
         job = begin(make_agent_job(alice))
