@@ -8,7 +8,7 @@ watch      leases, absent machines           estimate  time and price before the
 scripts    what a script may and costs       metering  minutes of a server job
 samples    texts and images it showed        figures   memory, load, devices over time
 curves     which of them are shown           speed     steps a second of late
-logs       as they are read
+logs       as they are read                  facts    in the shapes that pages show
 """
 
 from services.training_jobs.attempts import Final, claim, end, order_of, renew, renew_all, spec_of, token_opens

@@ -10,6 +10,7 @@ from models.training_jobs import Attempt, TrainingJob
 from services import uploads
 from services.gateways import gateways
 from services.training_jobs import attempts, curves, events, metering, speed
+from services.training_jobs.facts import Facts, shaped
 from services.training_jobs.queries import attempt_of
 from services.training_jobs.texts import clean
 
@@ -19,7 +20,6 @@ MOST_METRIC_NAMES = 500  # of a job
 PEAK = "memory_peak_bytes"
 MOST_MEMORY = 1e18
 KEPT_FACTS = 131_072  # characters of JSON
-Facts = dict[str, Any]
 
 
 def record(job_id: int, number: int, stream: str, first: int, items: list[Any]) -> int:
@@ -119,7 +119,7 @@ def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Facts
         elif job.stage == "upload":
             job.state = "uploading"
     elif kind == "facts":
-        return {name: value for name, value in payload.items() if name != "kind"}
+        return shaped({name: value for name, value in payload.items() if name != "kind"})
     elif kind == "checkpoint" and _is_step(payload.get("step")):
         return {"checkpoint_step": payload["step"], "checkpoint_file": clean(payload.get("file"), 200)}
     return {}

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import event as event_of_sqlalchemy
 
 from models.accounts import User
@@ -134,6 +136,56 @@ def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> N
     assert "data-away" in browser.get(f"/training-jobs/{job}").text
     page = words(browser, f"/training-jobs/{job}")
     assert "It was last heard of 1 min ago ." in page and "since" not in page
+
+
+TEXTS = st.text(max_size=5) | st.sampled_from(["\ud800", "a\0b", "<b>", "loss"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 1e307]) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.just("name"), inner, max_size=3),
+    max_leaves=8,
+)
+RULES = st.fixed_dictionaries(
+    {"rule": TEXTS}, optional=dict.fromkeys(["label", "example", "names", "points", "unit"], JSON)
+)
+FACTS = st.fixed_dictionaries({}, optional={
+    **dict.fromkeys(
+        ["example", "versions", "curves", "command", "exit_code", "interpreter", "environment", "lane", "lane_name", "outputs",
+         "outputs_left", "outputs_wanted", "checkpoint_given", "checkpoint_file", "can_resume", "total_parameters",
+         "memory_peak_bytes"], JSON),
+    "curves": JSON | st.lists(RULES, max_size=3), "example": JSON | st.lists(st.lists(JSON, max_size=3), max_size=3),
+    "outputs": JSON | st.lists(st.fixed_dictionaries({"name": JSON, "bytes": JSON}), max_size=2),
+})  # fmt: skip
+
+
+@given(told=FACTS, state=st.sampled_from(["training", "paused", "completed"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_whatever_a_machine_tells_of_its_job_there_is_a_page(
+    job: int, browser: FlaskClient, told: dict[str, Any], state: str
+) -> None:
+    seq = training_jobs.queries.attempt_of(job, 1).stored.get("event", 0) + 1
+    event(job, seq, "facts", **told)
+    _put(job, state)
+    statuses = [browser.get(f"/{kind}training-jobs/{job}").status_code for kind in ("", "api/")]
+    _put(job, "training")
+    assert statuses == [200, 200]
+
+
+def _put(job: int, state: str) -> None:
+    with transaction():
+        db.session.get_one(TrainingJob, job).state = state
+
+
+@pytest.mark.parametrize("told, shown", [
+    ({"example": [["reads", False], ["learns", True], 7, ["half"], ["a", "b"]]}, "reads learns"),
+    ({"versions": {"torch": "2.13.0", "odd": [7], "peft": None}}, "Torch 2.13.0 Peft –"),
+    ({"curves": [{"rule": "pairs", "label": "Pairs", "names": ["a", 7, "b\ud800"], "points": 3}, "x"]}, "Pairs a, b? · 3 points"),
+    ({"environment": ["HF_TOKEN", {"a": 1}]}, "Environment HF_TOKEN"),
+])  # fmt: skip
+def test_of_what_a_machine_tells_the_page_shows_what_has_the_shape(
+    job: int, browser: FlaskClient, told: dict[str, Any], shown: str
+) -> None:
+    event(job, 1, "facts", **told)
+    assert shown in words(browser, f"/training-jobs/{job}")
 
 
 class TestLog:
