@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, Float, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.agents import Agent
@@ -15,6 +15,7 @@ from models.datasets import DatasetVersion
 OPEN_STATES = ("queued", "starting", "training", "paused", "uploading")
 RUNNING_STATES = ("starting", "training", "uploading")
 FINAL_STATES = ("completed", "cancelled")  # `failed` may be retried
+_ON_SERVER = text("agent_id IS NULL")
 
 
 class TrainingJob(Created, Model):
@@ -29,6 +30,14 @@ class TrainingJob(Created, Model):
         Index("ix_training_jobs_user_id_id", "user_id", "id"),
         Index("ix_training_jobs_state_place", "state", "agent_id"),
         Index("ix_training_jobs_finished", "finished_at", "state"),
+        Index(  # what a quote goes by
+            "ix_training_jobs_on_server",
+            "base_name",
+            "state",
+            "id",
+            sqlite_where=_ON_SERVER,
+            postgresql_where=_ON_SERVER,
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -107,7 +116,8 @@ class Attempt(Created, Model):
     outcome: Mapped[str | None] = mapped_column(String(10))
     cause: Mapped[str | None] = mapped_column(String(20))
     message: Mapped[str | None] = mapped_column(Text)
-    log_verified: Mapped[bool | None]
+    log_verified: Mapped[bool | None]  # whether the stored log has the sum that its runner told
+    log_missing: Mapped[int] = mapped_column(default=0)  # records of the log that its machine has lost
     # stream -> last number stored without a hole; and `samples_bytes`, how much of its samples is stored
     stored: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)
 

@@ -43,7 +43,10 @@ ROUND_SECONDS = 1.0
 ORDERS_AT_ONCE = 4  # connections to the database that orders may take away from pages
 GOODBYE_SECONDS = 1.0
 FRAMES_A_SECOND, FRAMES_AT_ONCE = 200, 1000
-SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = 20, 400  # of everything but records: heartbeats, answers to orders and pings
+SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = (
+    20,
+    400,
+)  # of all but records: heartbeats and their jobs, answers to orders, pings
 CLOSE_FLOOD = 1008  # RFC 6455, section 7.4.1: against the rules of this server
 BAD_FRAMES = 3
 MOST_LINKS, FILES_FOR_PAGES = 10_000, 300
@@ -121,7 +124,7 @@ class Link:
         messages, faults = _decoded(frames, BAD_FRAMES - self.bad)
         if any(message["type"] == "hello" for message in messages):
             self._refuse(protocol.CLOSE_BAD_MESSAGE, "hello comes first, and once")
-        if any(message["type"] != "records" and self.small_talk.take(1) for message in messages):
+        if any(self.small_talk.take(_small_talk(message)) for message in messages):
             self._refuse(CLOSE_FLOOD, "more messages than an agent has a reason for")
         for group in together(messages):
             try:
@@ -318,6 +321,12 @@ def _most_links() -> int:
 def _rounds(app: Flask) -> Rounds:
     rounds: Rounds = app.extensions["agents_rounds"]
     return rounds
+
+
+def _small_talk(message: protocol.Message) -> int:
+    """What a message takes of the allowance for small talk: records nothing, a heartbeat also something for each of its
+    jobs, since each has to be looked at."""
+    return 0 if message["type"] == "records" else 1 + len(message.get("jobs", ()))
 
 
 def _decoded(frames: list[str], most: int) -> tuple[list[protocol.Message], list[str]]:

@@ -15,7 +15,7 @@ from flask import Response, stream_with_context
 
 from models.accounts import User
 from models.base import release
-from models.training_jobs import TrainingEvent
+from models.training_jobs import RUNNING_STATES, TrainingEvent
 from services import training_jobs
 from services.gateways import gateways
 from services.training_jobs import samples
@@ -36,7 +36,7 @@ def response(actor: User, job_id: int, after: int) -> Response:
 def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
     yield "retry: 1000\n\n"
     spoken = time.monotonic()
-    told, status = 0.0, dict[str, Any]()
+    told, status, log = 0.0, dict[str, Any](), training_jobs.Transcript()
     with gateways().hints.waiting(f"job:{job_id}") as wake:
         while True:
             wake.clear()
@@ -44,12 +44,14 @@ def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
             if events or not status:
                 status = training_jobs.summary(training_jobs.get_for(actor, job_id))
             after = events[-1].number if events else after
-            messages = [message for event in events if (message := _message(event))]
+            messages = [message for event in events if (message := _message(event, log))]
             release()
             yield from messages
             if events and (time.monotonic() - told > STATUS_SECONDS or any(e.stream == "status" for e in events)):
                 told = time.monotonic()
                 yield _written("status", status, after)
+            if not events and status["status"] not in RUNNING_STATES and (line := log.end()):
+                yield _written("log", {"text": line}, after)
             if status["status"] in CLOSED and not events:
                 yield _written("end", {"status": status["status"]}, after)
                 return
@@ -62,10 +64,13 @@ def _stream(actor: User, job_id: int, after: int) -> Iterator[str]:
                 yield ": still here\n\n"
 
 
-def _message(event: TrainingEvent) -> str | None:
+def _message(event: TrainingEvent, log: training_jobs.Transcript) -> str | None:
     """An event as it is sent; None for what pages are told otherwise, or have to wait for."""
     if event.stream == "status":
         return None
+    if event.stream == "log":
+        text = log.add(event.payload["text"])
+        return _written("log", {"text": text}, event.number) if text else None
     if event.stream == "samples":
         return _written("sample", samples.shown(event), event.number) if samples.is_whole(event) else None
     name = event.payload.get("kind", "event") if event.stream == "event" else event.stream

@@ -120,9 +120,10 @@ def figures(id: int) -> AnyResponse:
 def samples(id: int) -> AnyResponse:
     job = training_jobs.get_for(actor(), id)
     limit, before = page_of_list()
-    items = training_jobs.samples_of(job.id, limit, before)
-    following = str(items[-1]["number"]) if len(items) == limit else None
-    return answer({"items": items, "next": following}, to=url_for("training_jobs.show", id=id))
+    items, following = training_jobs.samples_of(job.id, limit, before)
+    return answer(
+        {"items": items, "next": None if following is None else str(following)}, to=url_for("training_jobs.show", id=id)
+    )
 
 
 @bp.get("/<int:id>/samples/<int:number>")
@@ -189,10 +190,10 @@ def _ordered(job: TrainingJob) -> AnyResponse:
 
 
 def _page(job: TrainingJob) -> dict[str, Any]:
-    receipt = training_jobs.receipt(job)
+    last_event, receipt = job.last_event, training_jobs.receipt(job)
     return {
         "job": training_jobs.whole(job), "series": training_jobs.series_of(job.id, PAGE_POINTS),
-        "log": training_jobs.log_tail(job.id), "last_event": job.last_event,
+        "log": training_jobs.log_tail(job.id, last_event), "last_event": last_event,
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
         "checkpoint": server_files.checkpoint_of(job),

@@ -97,6 +97,7 @@ class AgentSession:
         self.agent_id = agent.id
         told = _all_held(message["jobs"])
         jobs = [self._greeted(held) for held in told]
+        training_jobs.renew_all(self._held)
         training_jobs.end_forgotten(agent.id, told)
         welcome = encode(
             "welcome", protocol=message["protocol"], heartbeat_seconds=HEARTBEAT_SECONDS, window_bytes=WINDOW_BYTES,
@@ -106,14 +107,8 @@ class AgentSession:
 
     def _greeted(self, held: Held) -> dict[str, Any]:
         """Resume or abandon, for one attempt that the machine says it holds."""
-        job = self._mine(held)
-        if job is None:
+        if not self._take(held):
             return {"job": held[0], "attempt": held[1], "decision": "abandon", "after": {}}
-        if job.state == "queued":
-            self._take(held)
-        else:
-            training_jobs.renew(*held)
-        self._held.add(held)
         after = dict.fromkeys(protocol.STREAMS, 0) | self._stored(held)
         return {"job": held[0], "attempt": held[1], "decision": "resume", "after": after}
 
@@ -121,12 +116,11 @@ class AgentSession:
         assert self.agent_id is not None
         if NEWS & message.keys():
             agents.seen(self.agent_id, self.id, message)
-        frames = []
-        for held in _all_held(message["jobs"]):
-            if not self._take(held):
-                frames.append(encode("job_stop", job=held[0], attempt=held[1], mode="cancel"))
-            else:
-                training_jobs.renew(*held)
+        told = _all_held(message["jobs"])
+        taken = self._take_all(told)
+        training_jobs.renew_all(taken)
+        over = [held for held in told if held not in taken]
+        frames = [encode("job_stop", job=job, attempt=attempt, mode="cancel") for job, attempt in over]
         return [*frames, *self.orders()] if self._held else frames
 
     def _on_job_accept(self, message: protocol.Message) -> list[str]:
@@ -137,7 +131,7 @@ class AgentSession:
 
     def _on_job_refuse(self, message: protocol.Message) -> list[str]:
         held = (message["job"], message["attempt"])
-        if self._mine(held) is not None:
+        if self._mine([held]):
             training_jobs.claim(*held, self._holder())
             told = {**message, "outcome": "failed"}
             training_jobs.end(*held, training_jobs.Final.of(told))
@@ -151,6 +145,8 @@ class AgentSession:
 
     def _on_records(self, message: protocol.Message) -> list[str]:
         held, stream = (message["job"], message["attempt"]), message["stream"]
+        if len(message["items"]) > WINDOW_RECORDS:
+            raise protocol.ProtocolError(f"one message carries at most {WINDOW_RECORDS} records")
         if not self._take(held):
             raise Conflict(f"Attempt {held[1]} of job {held[0]} is over.", code="stale_attempt")
         through = training_jobs.record(*held, stream, message["first"], message["items"])
@@ -197,9 +193,9 @@ class AgentSession:
         return []
 
     def _stops(self) -> list[str]:
-        frames = []
+        frames, mine = [], self._mine(self._held)
         for held in sorted(self._held):
-            job = self._mine(held)
+            job = mine.get(held)
             mode = "cancel" if job is None else training_jobs.order_of(job)
             if mode and time.monotonic() - self._stops_sent.get((held, mode), float("-inf")) > OFFER_AGAIN_SECONDS:
                 self._stops_sent[held, mode] = time.monotonic()
@@ -239,23 +235,30 @@ class AgentSession:
             *held, training_jobs.Final("failed", "data", message, "Order it again with shorter settings.")
         )
 
-    def _mine(self, held: Held) -> TrainingJob | None:
-        """The job when this machine may still work on this attempt of it."""
-        job = db.session.get(TrainingJob, held[0])
-        if job is None or job.agent_id != self.agent_id or job.attempt != held[1]:
-            return None
-        return job if job.state in ("queued", *RUNNING_STATES) else None
+    def _mine(self, held: Iterable[Held]) -> dict[Held, TrainingJob]:
+        """The jobs of those attempts that this machine may still work on."""
+        wanted = set(held)
+        query = select(TrainingJob).where(
+            TrainingJob.id.in_({job_id for job_id, _ in wanted}), TrainingJob.agent_id == self.agent_id,
+            TrainingJob.state.in_(("queued", *RUNNING_STATES)),
+        )  # fmt: skip
+        jobs = {(job.id, job.attempt): job for job in db.session.scalars(query)} if wanted else {}
+        return {one: job for one, job in jobs.items() if one in wanted}
 
     def _take(self, held: Held) -> bool:
-        """Whether this machine works on the attempt. Whoever reports about one that is queued has it: its `job_accept`
+        """Whether this machine works on the attempt."""
+        return bool(self._take_all([held]))
+
+    def _take_all(self, told: Iterable[Held]) -> set[Held]:
+        """Those attempts that this machine works on. Whoever reports about one that is queued has it: its `job_accept`
         was lost when the database was away."""
-        job = self._mine(held)
-        if job is not None and job.state == "queued":
+        mine = self._mine(told)
+        for held in [held for held, job in mine.items() if job.state == "queued"]:
             training_jobs.claim(*held, self._holder())
-        if job is not None:
+        for held in mine:
             self._held.add(held)
             self._offers_sent.pop(held, None)
-        return job is not None
+        return set(mine)
 
     def _stored(self, held: Held) -> dict[str, int]:
         attempt = db.session.scalar(select(Attempt).where(Attempt.job_id == held[0], Attempt.number == held[1]))
@@ -296,27 +299,29 @@ def pauses(count: int) -> list[float]:
 
 
 def together(messages: list[protocol.Message]) -> list[list[protocol.Message]]:
-    """The messages in their order, parted where they cannot be stored together: another kind, another attempt, or a
-    number that does not follow the one before it in its stream.
+    """The messages in their order, parted where they cannot be stored together: another kind, another attempt, a number
+    that does not follow the one before it in its stream, or more records than one transaction is to take.
 
     A commit for each frame is most of what fifty talkative machines cost.
     """
     groups = list[list[protocol.Message]]()
     following = dict[str, int]()
+    count = 0
     for message in messages:
         if message["type"] != "records":
             groups, following = [*groups, [message]], {}
             continue
+        count += len(message["items"])
         last = groups[-1][-1] if groups else {}
         same = (last.get("type"), last.get("job"), last.get("attempt")) == (
             "records",
             message["job"],
             message["attempt"],
         )
-        if same and following.get(message["stream"], message["first"]) == message["first"]:
+        if same and count <= WINDOW_RECORDS and following.get(message["stream"], message["first"]) == message["first"]:
             groups[-1].append(message)
         else:
-            groups, following = [*groups, [message]], {}
+            groups, following, count = [*groups, [message]], {}, len(message["items"])
         following[message["stream"]] = message["first"] + len(message["items"])
     return groups
 

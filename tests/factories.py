@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
+
+from sqlalchemy import event
 
 from models.accounts import User
 from models.agents import Agent
+from models.base import db
 from models.datasets import DatasetVersion
 from models.training_jobs import TrainingJob
 from services import agents, api_keys, datasets, price_list, subscriptions, training_jobs, uploads
@@ -77,3 +82,18 @@ def steps(first: int, last: int, loss: float = 2.0) -> dict[str, Any]:
     """A metrics record of steps first..last."""
     numbers = list(range(first, last + 1))
     return {"steps": numbers, "values": {"loss": [loss / number for number in numbers]}}
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[list[str]]:
+    """What is asked of the database meanwhile."""
+    asked = list[str]()
+
+    def note(connection: Any, cursor: Any, text: str, *_: Any) -> None:
+        asked.append(text)
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(db.engine, "before_cursor_execute", note)

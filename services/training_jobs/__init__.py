@@ -8,19 +8,19 @@ watch      leases, absent machines           estimate  time and price before the
 scripts    what a script may and costs       metering  minutes of a server job
 samples    texts and images it showed        figures   memory, load, devices over time
 curves     which of them are shown           speed     steps a second of late
+logs       as they are read                  facts    in the shapes that pages show
 """
 
-from services.training_jobs.attempts import Final, claim, end, order_of, renew, spec_of, token_opens
+from services.training_jobs.attempts import Final, claim, end, order_of, renew, renew_all, spec_of, token_opens
 from services.training_jobs.curves import hide_curves
 from services.training_jobs.dispatch import push_again
 from services.training_jobs.figures import figures_of
+from services.training_jobs.logs import Transcript, log_of, log_tail
 from services.training_jobs.orders import cancel, resume, retry, stop
 from services.training_jobs.queries import (
     events_after,
     get_for,
     list_for,
-    log_of,
-    log_tail,
     machines_waited_for,
     series_of,
 )
@@ -41,6 +41,7 @@ from services.training_jobs.watch import (
 __all__ = [
     "Final",
     "Order",
+    "Transcript",
     "cancel",
     "claim",
     "create",
@@ -67,6 +68,7 @@ __all__ = [
     "record",
     "record_all",
     "renew",
+    "renew_all",
     "restart_leases",
     "resume",
     "retry",

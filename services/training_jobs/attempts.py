@@ -125,16 +125,33 @@ def renew(job_id: int, number: int) -> str | None:
         job = db.session.get(TrainingJob, job_id)
         if job is None or job.attempt != number or job.state not in RUNNING_STATES:
             return "cancel"
-        attempt = attempt_of(job_id, number)
-        attempt.lease_until = now() + LEASE
-        if job.recipe == RECIPE:
-            job = locked(job_id)
-            metering.running(job, attempt)
-        if job.disconnected_since is not None:
-            job = locked(job_id)
-            job.disconnected_since = None
-            events.status(job)
+        _renew(job, attempt_of(job_id, number))
         return order_of(job)
+
+
+def renew_all(held: set[tuple[int, int]]) -> None:
+    """Push the leases of those attempts that run, in one transaction and as many statements however many they are."""
+    present = (
+        select(TrainingJob, Attempt)
+        .join(Attempt, (Attempt.job_id == TrainingJob.id) & (Attempt.number == TrainingJob.attempt))
+        .where(TrainingJob.id.in_({job_id for job_id, _ in held}), TrainingJob.state.in_(RUNNING_STATES))
+        .order_by(TrainingJob.id)
+    )
+    with transaction():
+        for job, attempt in db.session.execute(present).all():
+            if (job.id, attempt.number) in held:
+                _renew(job, attempt)
+
+
+def _renew(job: TrainingJob, attempt: Attempt) -> None:
+    """Its runner is there. The job itself is locked only when there is something to write in it."""
+    if job.disconnected_since is not None or (job.on_server and job.recipe == RECIPE):
+        job = locked(job.id)
+    attempt.lease_until = now() + LEASE
+    metering.running(job, attempt)
+    if job.disconnected_since is not None:
+        job.disconnected_since = None
+        events.status(job)
 
 
 def order_of(job: TrainingJob) -> str | None:

@@ -30,17 +30,21 @@ def more_for(job: TrainingJob) -> None:
 
 def push_again() -> int:
     """Push what waits for the server and is in no queue: a share became free, or Redis lost it. Answers how many."""
-    waiting = select(TrainingJob).where(TrainingJob.state == "queued", TrainingJob.agent_id.is_(None))
-    count = 0
-    for user_id in sorted({job.user_id for job in db.session.scalars(waiting) if job.dispatched_at is None}):
+    waiting = (TrainingJob.state == "queued", TrainingJob.agent_id.is_(None))
+    members = select(TrainingJob.user_id).where(*waiting, TrainingJob.dispatched_at.is_(None)).distinct()
+    for user_id in sorted(db.session.scalars(members)):
         with transaction():
             _dispatch(user_id)
-    lost = waiting.where(TrainingJob.dispatched_at < now() - LOST_AFTER)
-    candidates = [(job.id, job.attempt, _rank(job.user_id)) for job in db.session.scalars(lost)]
+    lost = select(TrainingJob.id, TrainingJob.attempt, TrainingJob.user_id).where(
+        *waiting, TrainingJob.dispatched_at < now() - LOST_AFTER
+    )
+    candidates = db.session.execute(lost).all()
+    ranks = {user_id: _rank(user_id) for user_id in {job.user_id for job in candidates}}
     end_read()
-    for job_id, attempt, rank in candidates:
+    count = 0
+    for job_id, attempt, user_id in candidates:
         if not gateways().queue.holds(job_id, attempt):
-            gateways().queue.push(job_id, attempt, rank)
+            gateways().queue.push(job_id, attempt, ranks[user_id])
             count += 1
     return count
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from typing import Any
 
@@ -14,8 +13,8 @@ from models.training_jobs import TrainingEvent, TrainingJob
 from services.errors import Invalid
 from services.gateways import gateways
 from services.training_jobs import samples
-from services.training_jobs.queries import log_of
-from services.training_jobs.texts import clean, without_terminal_codes
+from services.training_jobs.logs import records_of
+from services.training_jobs.texts import clean, clean_all, finite, without_terminal_codes
 
 MOST_METRIC_NAMES = 100
 LONGEST_NAME = 60
@@ -47,7 +46,7 @@ def status(job: TrainingJob) -> None:
 def log_hash(job_id: int, attempt: int) -> str:
     """SHA-256 over the whole log of an attempt as it is stored."""
     hashed = hashlib.sha256()
-    for text in log_of(job_id, attempt):
+    for text in records_of(job_id, attempt):
         hashed.update(text.encode())
     return hashed.hexdigest()
 
@@ -62,9 +61,10 @@ def checked(stream: str, item: Any) -> dict[str, Any]:
         return _metrics(item)
     if stream == "samples":
         return samples.checked(item)
-    if not isinstance(item.get("kind"), str) or not KIND.fullmatch(item["kind"]):
+    event: dict[str, Any] = clean_all(item, 65_536)
+    if not isinstance(event.get("kind"), str) or not KIND.fullmatch(event["kind"]):
         raise Invalid("An event record needs a field `kind` of lower-case letters and underscores.")
-    return {name: clean(value, 65_536) if isinstance(value, str) else value for name, value in item.items()}
+    return event
 
 
 def _metrics(item: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +83,6 @@ def _metrics(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> float | None:
-    """NaN and infinities have no place in JSON, nor on a chart: a gap says that there was no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) and abs(number) < 1e300 else None
+    """A point of a curve; None is a gap, which says that there was no number."""
+    number = finite(value)
+    return None if number is None else float(number)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 
 from models.accounts import User
+from models.agents import Agent
 from models.base import db
 from models.training_jobs import Attempt, TrainingEvent, TrainingJob
 from services.errors import NotFound
@@ -39,9 +40,9 @@ def list_for(
 
 
 def machines_waited_for(agent_ids: Iterable[int]) -> set[int]:
-    """For which of these machines a job waits."""
-    query = select(TrainingJob.agent_id).where(TrainingJob.agent_id.in_(set(agent_ids)), TrainingJob.state == "queued")
-    return {agent_id for agent_id in db.session.scalars(query) if agent_id is not None}
+    """For which of these machines a job waits; one look for each machine, however many jobs wait for it."""
+    waits = exists().where(TrainingJob.agent_id == Agent.id, TrainingJob.state == "queued")
+    return set(db.session.scalars(select(Agent.id).where(Agent.id.in_(set(agent_ids)), waits)))
 
 
 def locked(job_id: int) -> TrainingJob:
@@ -65,23 +66,6 @@ def events_after(job_id: int, number: int, limit: int = 500) -> list[TrainingEve
     """What was stored after event `number`, in order."""
     query = select(TrainingEvent).where(TrainingEvent.job_id == job_id, TrainingEvent.number > number)
     return list(db.session.scalars(query.order_by(TrainingEvent.number).limit(limit)))
-
-
-def log_of(job_id: int, attempt: int | None = None) -> Iterator[str]:
-    """The log in the order it was stored, piece by piece."""
-    query = select(TrainingEvent.payload).where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "log")
-    if attempt is not None:
-        query = query.where(TrainingEvent.attempt == attempt)
-    for payload in db.session.scalars(query.order_by(TrainingEvent.number).execution_options(yield_per=500)):
-        yield payload["text"]
-
-
-def log_tail(job_id: int, lines: int = 200) -> str:
-    """The last lines of the log."""
-    query = select(TrainingEvent.payload).where(TrainingEvent.job_id == job_id, TrainingEvent.stream == "log")
-    newest = list(db.session.scalars(query.order_by(TrainingEvent.number.desc()).limit(lines)))
-    text = "".join(payload["text"] for payload in reversed(newest))
-    return "".join(text.splitlines(keepends=True)[-lines:])
 
 
 def series_of(job_id: int, points: int | None = None) -> dict[str, list[list[float | int | None]]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 from models.base import now, transaction
 from models.training_jobs import Attempt, TrainingJob
 from services import uploads
 from services.gateways import gateways
 from services.training_jobs import attempts, curves, events, metering, samples, speed
+from services.training_jobs.facts import Facts, shaped
 from services.training_jobs.queries import attempt_of
 from services.training_jobs.texts import clean
 
@@ -59,6 +60,8 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
         new = [_with_known_names(job, payload) for payload in new]
     elif stream == "samples":
         new = samples.kept(attempt, start, new)
+    elif stream == "log":
+        attempt.log_missing += sum(not payload["text"] for payload in new)
     events.append(job, attempt.number, stream, start, new)
     attempt.stored = {**attempt.stored, stream: start + len(new) - 1}
     attempt.lease_until = now() + attempts.LEASE
@@ -68,11 +71,13 @@ def _store(job: TrainingJob, attempt: Attempt, stream: str, first: int, payloads
 def _take_in(job: TrainingJob, attempt: Attempt, stream: str, payloads: list[dict[str, Any]]) -> None:
     before = (job.state, job.stage, job.disconnected_since)
     job.disconnected_since = None  # who reports is there
-    for payload in payloads:
-        if stream == "metrics":
-            _metrics(job, attempt, payload)
-        elif stream == "event":
-            _event(job, attempt, payload)
+    if stream == "metrics":
+        shows_loss = curves.loss_of(job)
+        for payload in payloads:
+            _metrics(job, attempt, payload, shows_loss)
+    elif stream == "event":
+        told = [_event(job, attempt, payload) for payload in payloads]
+        _keep_facts(job, [*filter(None, told), *_memory(job, payloads)])
     if before != (job.state, job.stage, job.disconnected_since):
         events.status(job)
 
@@ -86,11 +91,11 @@ def _with_known_names(job: TrainingJob, payload: dict[str, Any]) -> dict[str, An
     return {**payload, "values": values}
 
 
-def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
+def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any], shows_loss: str | None) -> None:
     if not payload["steps"]:
         return
     job.step = payload["steps"][-1]
-    losses = [loss for loss in payload["values"].get(curves.loss_of(job), []) if loss is not None]
+    losses = [loss for loss in payload["values"].get(shows_loss, []) if loss is not None]
     job.loss = losses[-1] if losses else job.loss
     if attempt.first_step_at is None:
         attempt.first_step, attempt.first_step_at = payload["steps"][0], now()
@@ -103,7 +108,8 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Non
     metering.charge(job, attempt)
 
 
-def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
+def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> Facts:
+    """Carry out what an event says; answers the facts that it tells."""
     kind = payload["kind"]
     if kind == "stage" and payload.get("stage") in STAGES:
         job.stage = payload["stage"]
@@ -115,36 +121,55 @@ def _event(job: TrainingJob, attempt: Attempt, payload: dict[str, Any]) -> None:
         elif job.stage == "upload":
             job.state = "uploading"
     elif kind == "facts":
-        _keep_facts(job, {name: value for name, value in payload.items() if name != "kind"})
+        return shaped({name: value for name, value in payload.items() if name != "kind"})
     elif kind == "checkpoint" and _is_step(payload.get("step")):
-        _keep_facts(job, {"checkpoint_step": payload["step"], "checkpoint_file": clean(payload.get("file"), 200)})
-    elif kind == "system" and isinstance(payload.get("memory_bytes"), (int, float)):
-        _memory(job, min(payload["memory_bytes"], MOST_MEMORY))
+        return {"checkpoint_step": payload["step"], "checkpoint_file": clean(payload.get("file"), 200)}
+    return {}
 
 
-def _memory(job: TrainingJob, told: float) -> None:
-    """Keep what the job uses now, and the most it has used; nothing is what a job uses that has ended."""
-    if told <= 0:
-        return
-    job.memory_bytes = told
-    if told > (peak_memory(job) or 0):
-        _keep_facts(job, {PEAK: told})
+def _memory(job: TrainingJob, payloads: list[dict[str, Any]]) -> list[Facts]:
+    """Keep what the job uses now; answers the most it has used as a fact, where that is more than was known. Nothing is
+    what a job uses that has ended."""
+    told = [payload.get("memory_bytes") for payload in payloads if payload["kind"] == "system"]
+    readings = [min(value, MOST_MEMORY) for value in told if _is_number(value) and value > 0]
+    if not readings:
+        return []
+    job.memory_bytes = readings[-1]
+    return [{PEAK: max(readings)}] if max(readings) > (peak_memory(job) or 0) else []
 
 
 def peak_memory(job: TrainingJob) -> float | None:
     """The most memory the job was seen to use; None where nothing was told."""
     peak = job.facts.get(PEAK)
-    if isinstance(peak, bool) or not isinstance(peak, (int, float)):
+    if not _is_number(peak):
         return None
     return float(peak) if 0 < peak <= MOST_MEMORY else None
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_step(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
 
-def _keep_facts(job: TrainingJob, told: dict[str, Any]) -> None:
-    """Facts stay with the job's row, so there is an end to how many a runner can tell."""
-    facts = {**job.facts, **told}
-    if len(json.dumps(facts)) <= KEPT_FACTS:
-        job.facts = facts
+def _keep_facts(job: TrainingJob, told: list[Facts]) -> None:
+    """Facts stay with the job's row, so there is an end to how many a runner can tell: what has no room is left out.
+
+    What is kept already is measured once for all that came together.
+    """
+    if not told:
+        return
+    kept, room = dict(job.facts), KEPT_FACTS - _size(job.facts)
+    for facts in told:
+        more = _size(facts) - _size({name: kept[name] for name in facts if name in kept})
+        if more <= room:
+            kept.update(facts)
+            room -= more
+    job.facts = kept
+
+
+def _size(facts: Facts) -> int:
+    """Characters of JSON; those of two parts are those of the whole."""
+    return len(json.dumps(facts)) if facts else 0

@@ -20,6 +20,7 @@ MOST_BYTES = 64 << 20  # of one attempt, as they are stored
 BYTES = "samples_bytes"  # where an attempt counts them, beside the numbers of its streams
 MOST_PIECES_OF_ONE = 200
 LONGEST_PIECE = 24_000
+LOOKED_THROUGH = 2_000  # pieces
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
@@ -72,14 +73,20 @@ def note_on(job: TrainingJob) -> str | None:
     )
 
 
-def list_of(job_id: int, limit: int = 60, before: int | None = None) -> list[dict[str, Any]]:
-    """The samples of a job that have arrived whole, newest first; `before` is the number of one already shown."""
+def list_of(job_id: int, limit: int = 60, before: int | None = None) -> tuple[list[dict[str, Any]], int | None]:
+    """Samples of a job that have arrived whole, newest first, and the number to ask for more with, None where there are
+    none. `before` is such a number. One look goes through so many pieces only, whatever a runner has sent.
+    """
+    pieces = _pieces(job_id) if before is None else _pieces(job_id).where(TrainingEvent.number < before)
+    newest = pieces.order_by(TrainingEvent.number.desc())
+    beyond = db.session.scalar(newest.with_only_columns(TrainingEvent.number).offset(LOOKED_THROUGH).limit(1))
     last = TrainingEvent.payload["pieces"].as_integer() - 1
-    query = _pieces(job_id).where(TrainingEvent.payload["piece"].as_integer() == last)
-    if before is not None:
-        query = query.where(TrainingEvent.number < before)
-    ends = list(db.session.scalars(query.order_by(TrainingEvent.number.desc()).limit(limit)))
-    return [shown(end) for end in ends]
+    whole = newest.where(TrainingEvent.payload["piece"].as_integer() == last)
+    if beyond is not None:
+        whole = whole.where(TrainingEvent.number > beyond)
+    ends = list(db.session.scalars(whole.limit(limit)))
+    following = ends[-1].number if len(ends) == limit else None if beyond is None else beyond + 1
+    return [shown(end) for end in ends], following
 
 
 def shown(end: TrainingEvent) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def whole(job: TrainingJob) -> dict[str, Any]:
             "first_step_at": iso(attempt.first_step_at), "last_step_at": iso(attempt.last_step_at),
             "ended_at": iso(attempt.ended_at), "outcome": attempt.outcome, "cause": attempt.cause,
             "message": attempt.message, "minutes_charged": attempt.minutes_charged, "log_verified": attempt.log_verified,
+            "log_missing": attempt.log_missing,
         }
         for attempt in job.attempts
     ]  # fmt: skip

@@ -183,6 +183,19 @@ def test_who_finds_no_room_is_told_when_to_come_back(
     greeted("third")
 
 
+def test_heartbeats_are_small_talk_by_the_jobs_they_list(greeted: Connects) -> None:
+    honest, flood = greeted("honest"), greeted("flood")
+    beat = {"type": "heartbeat", "jobs": [{"job": number, "attempt": 1} for number in range(1, 101)]}
+    honest.say(**beat)
+    assert [honest.hear()["mode"] for _ in range(100)] == ["cancel"] * 100  # type: ignore[index]
+    for _ in range(20):
+        flood.say(**beat)
+    heard: Frame = {}
+    while isinstance(heard, dict):
+        heard = flood.hear()
+    assert heard == agents_socket.CLOSE_FLOOD
+
+
 def test_at_the_end_everybody_is_told_though_one_reads_nothing(
     rounds: Rounds, machine: Connects, greeted: Connects
 ) -> None:

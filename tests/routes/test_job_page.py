@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+import threading
+from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event as event_of_sqlalchemy
 
 from models.accounts import User
-from models.base import db, now, transaction
+from models.base import db, now, release, transaction
 from models.training_jobs import TrainingJob
-from services import training_jobs
+from services import api_keys, training_jobs
 from services.training_jobs import Final, Order
 from tests.factories import make_agent
 
@@ -23,6 +30,11 @@ GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--
 
 @pytest.fixture
 def job(sqlite_app: Flask, alice: User) -> int:
+    return script_job(alice)
+
+
+def script_job(alice: User) -> int:
+    """A script that runs on alice's machine."""
     agent = make_agent(alice)
     with transaction():
         agent.machine = {**agent.machine, "scripts": True}
@@ -124,3 +136,162 @@ def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> N
     assert "data-away" in browser.get(f"/training-jobs/{job}").text
     page = words(browser, f"/training-jobs/{job}")
     assert "It was last heard of 1 min ago ." in page and "since" not in page
+
+
+TEXTS = st.text(max_size=5) | st.sampled_from(["\ud800", "a\0b", "<b>", "loss"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 1e307]) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.just("name"), inner, max_size=3),
+    max_leaves=8,
+)
+RULES = st.fixed_dictionaries(
+    {"rule": TEXTS}, optional=dict.fromkeys(["label", "example", "names", "points", "unit"], JSON)
+)
+FACTS = st.fixed_dictionaries({}, optional={
+    **dict.fromkeys(
+        ["example", "versions", "curves", "command", "exit_code", "interpreter", "environment", "lane", "lane_name", "outputs",
+         "outputs_left", "outputs_wanted", "checkpoint_given", "checkpoint_file", "can_resume", "total_parameters",
+         "memory_peak_bytes"], JSON),
+    "curves": JSON | st.lists(RULES, max_size=3), "example": JSON | st.lists(st.lists(JSON, max_size=3), max_size=3),
+    "outputs": JSON | st.lists(st.fixed_dictionaries({"name": JSON, "bytes": JSON}), max_size=2),
+})  # fmt: skip
+
+
+@given(told=FACTS, state=st.sampled_from(["training", "paused", "completed"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_whatever_a_machine_tells_of_its_job_there_is_a_page(
+    job: int, browser: FlaskClient, told: dict[str, Any], state: str
+) -> None:
+    seq = training_jobs.queries.attempt_of(job, 1).stored.get("event", 0) + 1
+    event(job, seq, "facts", **told)
+    _put(job, state)
+    statuses = [browser.get(f"/{kind}training-jobs/{job}").status_code for kind in ("", "api/")]
+    _put(job, "training")
+    assert statuses == [200, 200]
+
+
+def _put(job: int, state: str) -> None:
+    with transaction():
+        db.session.get_one(TrainingJob, job).state = state
+
+
+@pytest.mark.parametrize("told, shown", [
+    ({"example": [["reads", False], ["learns", True], 7, ["half"], ["a", "b"]]}, "reads learns"),
+    ({"versions": {"torch": "2.13.0", "odd": [7], "peft": None}}, "Torch 2.13.0 Peft –"),
+    ({"curves": [{"rule": "pairs", "label": "Pairs", "names": ["a", 7, "b\ud800"], "points": 3}, "x"]}, "Pairs a, b? · 3 points"),
+    ({"environment": ["HF_TOKEN", {"a": 1}]}, "Environment HF_TOKEN"),
+])  # fmt: skip
+def test_of_what_a_machine_tells_the_page_shows_what_has_the_shape(
+    job: int, browser: FlaskClient, told: dict[str, Any], shown: str
+) -> None:
+    event(job, 1, "facts", **told)
+    assert shown in words(browser, f"/training-jobs/{job}")
+
+
+class TestLog:
+    """On both databases: what a page shows and what it then follows come from several looks."""
+
+    @pytest.fixture
+    def job(self, app: Flask, alice: User) -> int:
+        return script_job(alice)
+
+    def test_a_line_written_while_the_page_is_made_is_on_it_or_in_the_stream_after_it_and_never_in_both(
+        self, job: int, app: Flask, browser: FlaskClient
+    ) -> None:
+        log(job, 1, "one\n", "two\n")
+
+        waiting = ["three\n"]
+
+        def run_on(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if waiting and statement.startswith("SELECT training_events"):
+                text = waiting.pop()
+                elsewhere(app, lambda: log(job, 3, text))
+
+        event_of_sqlalchemy.listen(db.engine, "before_cursor_execute", run_on)
+        page = browser.get(f"/training-jobs/{job}").text
+        event_of_sqlalchemy.remove(db.engine, "before_cursor_execute", run_on)
+        training_jobs.end(job, 1, Final("failed", "member_code", "It ended.", None))
+        shown = re.search(r"data-log-lines>(.*?)</pre>", page, re.S)[1]  # type: ignore[index]
+        after = json.loads(re.search(r'id="job-data">(.*?)</script>', page, re.S)[1])["last_event"]  # type: ignore[index]
+        assert shown + followed(browser, job, after) == "one\ntwo\nthree\n"
+
+    def test_who_reads_slowly_keeps_no_connection_to_the_database(self, job: int, app: Flask, alice: User) -> None:
+        _, key = api_keys.create(alice, "slow", "full")
+        texts = [f"{number} {'x' * 6_000}\n" for number in range(250)]
+        log(job, 1, *texts)
+        release()
+        begun, go_on, whole = threading.Semaphore(0), threading.Event(), list[str]()
+
+        def read_slowly() -> None:
+            reads = FlaskClient(app, app.response_class)
+            answer = reads.get(f"/api/training-jobs/{job}/logs", headers={"Authorization": f"Bearer {key}"})
+            pieces = iter(answer.response)
+            first = next(pieces)
+            begun.release()
+            go_on.wait(30)
+            whole.append(b"".join([first, *pieces]).decode())
+            answer.close()
+
+        readers = [threading.Thread(target=read_slowly) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        assert all(begun.acquire(timeout=30) for _ in readers)
+        taken = db.engine.pool.checkedout()  # type: ignore[attr-defined]
+        go_on.set()
+        for reader in readers:
+            reader.join()
+        assert taken == 0 and whole == ["".join(texts)] * 3
+
+    def test_where_records_are_missing_page_download_and_stream_say_so_alike(
+        self, job: int, browser: FlaskClient
+    ) -> None:
+        log(job, 1, "one\n", "half a line", "", "", "", "four\n", "", "six\n", *[""] * 1234)
+        said = "(1,234 log records are missing here: the machine had no room to keep them, or lost them when it went down.)"
+        three, one = (
+            said.replace("1,234", "3"),
+            said.replace("1,234 log records are", "1 log record is").replace("them", "it"),
+        )
+        whole = f"one\nhalf a line\n{three}\nfour\n{one}\nsix\n{said}\n"
+        assert browser.get(f"/api/training-jobs/{job}/logs").text == whole
+        training_jobs.end(job, 1, Final("failed", "member_machine", "It ended.", None))
+        assert followed(browser, job, 0) == whole
+        assert said.replace("1,234", "200") in words(browser, f"/training-jobs/{job}")  # the last 200 records
+
+    def test_details_tell_whether_the_log_was_checked(self, job: int, browser: FlaskClient, alice: User) -> None:
+        log(job, 1, "one\n")
+        assert "Complete" not in words(browser, f"/training-jobs/{job}")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256=sha256(b"one\n").hexdigest()))
+        assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
+        again = training_jobs.retry(alice, job).attempt
+        training_jobs.claim(job, again, "test")
+        training_jobs.record(job, again, "log", 1, [{"text": ""}] * 1234)
+        training_jobs.end(job, again, Final("failed", "data", "It.", None))
+        assert "Log Incomplete 1,234 records missing" in words(browser, f"/training-jobs/{job}")
+
+    def test_details_tell_of_a_log_with_another_sum(self, job: int, browser: FlaskClient) -> None:
+        log(job, 1, "one\n")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256="0" * 64))
+        assert "Log Not as it was written its sum differs" in words(browser, f"/training-jobs/{job}")
+
+
+def log(job: int, first: int, *texts: str) -> None:
+    training_jobs.record(job, 1, "log", first, [{"text": text} for text in texts])
+
+
+def followed(browser: FlaskClient, job: int, after: int) -> str:
+    """The log as the stream of an ended job tells it."""
+    told = browser.get(f"/api/training-jobs/{job}/events?after={after}").text
+    return "".join(json.loads(data)["text"] for data in re.findall(r"event: log\nid: \d+\ndata: (.*)\n", told))
+
+
+def elsewhere(app: Flask, act: Callable[[], object]) -> None:
+    """Let another process do something."""
+
+    def run() -> None:
+        with app.app_context():
+            act()
+            release()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()

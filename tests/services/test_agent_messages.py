@@ -65,7 +65,7 @@ def test_a_whole_job_in_examples(session: AgentSession, job: TrainingJob) -> Non
     text = b"one\ntwo\n"
     final = {"log_bytes": len(text), "log_sha256": hashlib.sha256(text).hexdigest()}
     assert [one["type"] for one in say(session, "job_final", job=job.id, **final)] == ["job_final_ack"]
-    assert training_jobs.log_tail(job.id) == text.decode()
+    assert "".join(training_jobs.log_of(job.id)) == text.decode()
     (refused,) = say(session, "records", job=job.id, first=3)
     assert (refused["type"], refused["code"]) == ("error", example("error")["code"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from agent import protocol
 from models.accounts import User
-from models.base import db, transaction
+from models.base import db, now, transaction
 from models.training_jobs import TrainingJob
 from services import agent_sessions, agents, api_keys, training_jobs
 from services.agent_sessions import AgentSession, together
-from tests.factories import hello, make_dataset, order, steps
+from tests.factories import hello, make_dataset, order, statements, steps
 
 Talk = Callable[..., list[dict[str, Any]]]
 
@@ -250,6 +251,55 @@ def test_the_list_shows_whether_a_machine_is_there(session: AgentSession, alice:
     agent_sessions.close([session])
     db.session.expire_all()
     assert not agents.is_connected(agents.list_for(alice)[0])
+
+
+def test_a_heartbeat_pushes_the_leases_of_all_its_jobs_and_ends_their_absence(
+    session: AgentSession, job: TrainingJob, alice: User
+) -> None:
+    other = training_jobs.create(alice, order(make_dataset(alice), place={"agent": session.agent_id}))
+    over = training_jobs.create(alice, order(make_dataset(alice), place={"agent": session.agent_id}))
+    for one in (other, over):
+        say(session, type="job_accept", job=one.id, attempt=1)
+    training_jobs.cancel(alice, over.id)
+    long_ago = now() - timedelta(minutes=5)
+    with transaction():
+        for one in (job, other, over):
+            training_jobs.queries.attempt_of(one.id, 1).lease_until = long_ago
+        db.session.get_one(TrainingJob, other.id).disconnected_since = long_ago
+    told = [{"job": one.id, "attempt": 1} for one in (job, other, over)] + [{"job": 4711, "attempt": 1}]
+    stops = say(session, type="heartbeat", jobs=told)
+    assert {(stop["type"], stop["job"], stop["mode"]) for stop in stops} == {
+        ("job_stop", over.id, "cancel"), ("job_stop", 4711, "cancel"),
+    }  # fmt: skip
+    db.session.expire_all()
+    leases = [training_jobs.queries.attempt_of(one.id, 1).lease_until for one in (job, other, over)]
+    assert [until is not None and until > now() for until in leases] == [True, True, False]
+    assert training_jobs.get_for(alice, other.id).disconnected_since is None
+
+
+def test_a_heartbeat_of_a_hundred_jobs_asks_the_database_as_often_as_one_of_two(
+    session: AgentSession, alice: User
+) -> None:
+    dataset = make_dataset(alice)
+    jobs = [training_jobs.create(alice, order(dataset, place={"agent": session.agent_id})) for _ in range(20)]
+    told = [{"job": one.id, "attempt": 1} for one in jobs]
+    say(session, type="heartbeat", jobs=told)  # takes them
+    counts = []
+    for some in (told[:2], told):
+        with statements() as asked:
+            session.handle({"type": "heartbeat", "jobs": some})
+        counts.append(len(asked))
+        db.session.rollback()
+    assert counts[0] == counts[1]
+
+
+def test_a_message_of_more_records_than_the_window_is_no_message(session: AgentSession, job: TrainingJob) -> None:
+    most = lines(job, 1, 2000)
+    assert say(session, **most)[0]["through"] == 2000
+    with pytest.raises(protocol.ProtocolError, match="at most 2000 records"):
+        say(session, **lines(job, 2001, 4001))
+    group, alone, after = together([lines(job, 2001, 2003), lines(job, 2004, 4004), lines(job, 4005, 4006)])
+    assert (len(group), len(alone), len(after)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("message", [

@@ -285,15 +285,28 @@ class TestShowing:
     def test_a_sample_is_shown_once_it_is_whole(self, app: Flask, alice: User, boxed: TrainingJob) -> None:
         job = begin(boxed)
         training_jobs.record(job.id, 1, "samples", 1, [self.piece(0, 2, b"abc")])
-        assert training_jobs.samples_of(job.id) == []
+        assert training_jobs.samples_of(job.id) == ([], None)
         text = {"name": "a.txt", "step": 7, "type": "text", "bytes": 5, "piece": 0, "pieces": 1, "text": "hello"}
         training_jobs.record(job.id, 1, "samples", 2, [self.piece(1, 2, b"def"), text])
-        newest, image = training_jobs.samples_of(job.id)
+        (newest, image), _ = training_jobs.samples_of(job.id)
         assert (newest["text"], newest["step"], newest["kind"]) == ("hello", 7, "text")
         assert training_jobs.image_of(job.id, image["number"]) == (b"abcdef", "image/png")
         with pytest.raises(NotFound):
             training_jobs.image_of(job.id, newest["number"])
-        assert training_jobs.samples_of(job.id, before=newest["number"]) == [image]
+        assert training_jobs.samples_of(job.id, before=newest["number"]) == ([image], None)
+
+    def test_pieces_without_an_end_hide_no_sample_behind_them(
+        self, app: Flask, alice: User, boxed: TrainingJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(samples, "LOOKED_THROUGH", 10)
+        job = begin(boxed)
+        whole = [self.piece(0, 1, b"abc", f"{number}.png") for number in range(4)]
+        training_jobs.record(job.id, 1, "samples", 1, [*whole[:2], *[self.piece(0, 2, b"abc")] * 35, *whole[2:]])
+        names, looks, following = list[str](), 0, None
+        while looks == 0 or following is not None:
+            items, following = training_jobs.samples_of(job.id, 3, following)
+            names, looks = names + [item["name"] for item in items], looks + 1
+        assert names == ["3.png", "2.png", "1.png", "0.png"] and looks == 4
 
     def test_only_the_first_pieces_of_an_attempt_are_kept_and_the_page_says_so(
         self, app: Flask, boxed: TrainingJob, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from services.gateways import gateways
 from services.model_versions import NewFile
 from services.reconcile import reconcile
 from services.training_jobs import Final
-from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, steps
+from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, statements, steps
 
 LOST = Final("failed", "platform", "The worker is gone.", None)
 
@@ -313,6 +313,33 @@ class TestReports:
             training_jobs.record(job.id, 1, "event", number, [{"kind": "facts", f"f{number}": "x" * 60_000}])
         assert set(fresh(job).facts) == {"f1", "f2"}
 
+    def test_of_facts_that_come_together_each_is_kept_that_has_room(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        told = [{"kind": "facts", f"f{number}": "x" * 60_000} for number in range(1, 4)]
+        last = {"kind": "checkpoint", "step": 7, "file": "out/7"}
+        training_jobs.record(job.id, 1, "event", 1, [*told, {"kind": "facts", "f1": "short"}, told[2], last])
+        assert {name: len(str(value)) for name, value in fresh(job).facts.items()} == {
+            "f1": 5, "f2": 60_000, "f3": 60_000, "checkpoint_step": 1, "checkpoint_file": 5,
+        }  # fmt: skip
+
+    def test_of_readings_that_come_together_the_last_is_shown_and_the_highest_kept(
+        self, app: Flask, alice: User
+    ) -> None:
+        job = begin(make_server_job(alice))
+        readings = [{"kind": "system", "memory_bytes": used} for used in (5e6, 9e6, 7e6, 0, None, True)]
+        training_jobs.record(job.id, 1, "event", 1, readings)
+        assert fresh(job).memory_bytes == 7e6 and training_jobs.whole(fresh(job))["memory_peak_bytes"] == 9e6
+
+    def test_thousands_of_facts_cost_hardly_more_than_one(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        many = {f"name {number}": 0 for number in range(7_000)}
+        training_jobs.record(job.id, 1, "event", 1, [{"kind": "facts", **many}])
+        begun = time.process_time()
+        training_jobs.record(
+            job.id, 1, "event", 2, [{"kind": "facts", "a": 0}, {"kind": "checkpoint", "step": 1}] * 900
+        )
+        assert time.process_time() - begun < 3 and fresh(job).facts["checkpoint_step"] == 1
+
     def test_infinity_becomes_a_gap_in_the_curve(self, app: Flask, alice: User) -> None:
         job = begin(make_server_job(alice))
         training_jobs.record(job.id, 1, "metrics", 1, [{"steps": [1, 2], "values": {"loss": [float("inf"), 1e308]}}])
@@ -451,6 +478,29 @@ class TestQueue:
             fresh(job).dispatched_at = now() - timedelta(seconds=11)
         assert training_jobs.push_again() == 1
         assert queue.holds(job.id, 1)
+
+    def test_the_plan_of_a_member_is_asked_once_however_many_jobs_were_lost(self, app: Flask, alice: User) -> None:
+        on_plan(alice, "enterprise")
+        data, counts = make_dataset(alice), []
+        for lost in (2, 9):
+            while len(training_jobs.list_for(alice)) < lost:
+                training_jobs.create(alice, order(data))
+            with transaction():
+                for job in training_jobs.list_for(alice):
+                    job.dispatched_at = now() - timedelta(seconds=11)
+            gateways().queue.connection.flushdb()
+            db.session.remove()
+            with statements() as asked:
+                assert training_jobs.push_again() == lost
+            counts.append(len(asked))
+        assert counts[0] == counts[1]
+
+    def test_a_machine_that_several_jobs_wait_for_is_waited_for(self, app: Flask, alice: User) -> None:
+        one, other = make_agent(alice), make_agent(alice, "machine-2")
+        data = make_dataset(alice)
+        for _ in range(3):
+            training_jobs.create(alice, order(data, place={"agent": one.id}))
+        assert training_jobs.machines_waited_for([one.id, other.id]) == {one.id}
 
     def test_a_report_of_the_machine_ends_the_absence_and_pages_hear_of_it(self, app: Flask, alice: User) -> None:
         job = begin(make_agent_job(alice))
