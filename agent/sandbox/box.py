@@ -87,9 +87,10 @@ class Box:
     ) -> None:  # fmt: skip
         self.folder, self.limits, self.lane, self.gpus = folder.resolve(), limits, lane, gpus
         self.walls = walls or walls_of(lane)
-        self.work = mounts.WORK if self.walls.bubblewrap else str(self.folder)
         self._readable = [*mounts.interpreter(), *readable]
         self._pass_paths = dict(pass_paths or {})
+        shown = [*(path.absolute() for path in self._readable), *(Path(name) for name in self._pass_paths)]
+        self.work = mounts.work(shown) if self.walls.bubblewrap else str(self.folder)
         self.environment = dict(environment or {})
 
     def inside(self, path: Path) -> str:
@@ -208,7 +209,7 @@ class Box:
         for name, held in files.items():
             command += ["--perms", "0444", "--ro-bind-data", str(held.fileno()), name]
         command += mounts.shown(self._readable, self._pass_paths)
-        command += ["--bind", str(self.folder), mounts.WORK, *mounts.closed(uid is None)]
+        command += ["--bind", str(self.folder), self.work, *mounts.closed(uid is None)]
         return [*command, "--chdir", "/"]
 
     def _files(self) -> dict[str, str]:

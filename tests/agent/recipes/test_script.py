@@ -561,9 +561,9 @@ def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_p
     one = Job(tmp_path, True)
     one.write("train.py", f"""
         import os, shutil, sys
-        shutil.rmtree("/work/.trainyard")
+        shutil.rmtree("../.trainyard")
         for name in (".trainyard", "project/samples", "project/output"):
-            os.symlink({str(secret)!r}, "/work/" + name)
+            os.symlink({str(secret)!r}, "../" + name)
         os.symlink({str(secret)!r} + "/requirements.txt", "requirements.txt")
         sys.exit(3)
     """)  # fmt: skip
