@@ -133,8 +133,10 @@ class Box:
     def _begin(self, order: dict[str, Any], stdout: int, group: cgroups.Group | None, scratch: str | None) -> Running:
         with contextlib.ExitStack() as stack:
             status, status_end = spawning.pipe(stack, reading_stays=True)
+            said, said_end = spawning.pipe(stack, reading_stays=True)
             gate_end, gate = spawning.pipe(stack)
-            passed, command = [gate_end], []
+            passed, command = [gate_end, said_end], []
+            order["told"] = said_end.fileno()
             if self.walls.bubblewrap:
                 files = {name: spawning.holding(stack, text.encode()) for name, text in self._files().items()}
                 rules = spawning.holding(stack, seccomp.program())
@@ -145,7 +147,7 @@ class Box:
                 order["gate"] = gate_end.fileno()
             command += [sys.executable, "-I", "-S", "-c", spawning.launcher(), json.dumps(order)]
             process, told = spawning.spawn(command, stdout, passed, self._mark())
-            running = Running(process, (told, status), self.folder, self.limits, group, self._mark(), scratch)
+            running = Running(process, (told, said, status), self.folder, self.limits, group, self._mark(), scratch)
             try:
                 if self.walls.bubblewrap:
                     status_end.close()
@@ -168,7 +170,7 @@ class Box:
         shown = [str(path.resolve()) for path in (*self._readable, *self._pass_paths.values())]
         return {
             "argv": list(argv), "cwd": cwd, "environment": self.variables(scratch), "uid": self.walls.uid,
-            "rlimits": self._rlimits(group), "landlock": self.walls.landlock, "network": walled, "gate": None,
+            "rlimits": self._rlimits(group), "landlock": self.walls.landlock, "network": walled, "gate": None, "told": None,
             "readable": ["/"] if walled else [*_MACHINE_FILES, *shown], "writable": writable,
             "seccomp": "" if walled else base64.b64encode(seccomp.program(with_network=False)).decode(),
         }  # fmt: skip

@@ -35,6 +35,7 @@ def launcher() -> str:
 def pipe(stack: contextlib.ExitStack, reading_stays: bool = False) -> tuple[FileIO, FileIO]:
     reading, writing = os.pipe()
     if reading_stays:
+        os.set_blocking(reading, False)
         return FileIO(reading, "rb"), stack.enter_context(FileIO(writing, "wb"))
     return stack.enter_context(FileIO(reading, "rb")), stack.enter_context(FileIO(writing, "wb"))
 
