@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from .. import sandbox
 from ..errors import AgentFailed, JobFailed
 from ..files import write_atomically
 from ..recipes import Assignment
+from ..sandbox import Limits
 from . import manifest as manifests
 from .archive import BadArchive
 from .curves import Counting
@@ -53,6 +53,11 @@ class Setup:
         """The script and what follows it; `checkpoint` is its path as the script sees it."""
         line = manifests.command_line(self.manifest, self.entry, self.arguments, self.values)
         return line + [text.replace(manifests.CHECKPOINT, checkpoint) for text in self.resume if checkpoint is not None]
+
+    @property
+    def limits(self) -> Limits | None:
+        """What it may use in its box; None on a machine of its owner's."""
+        return Limits.from_json(self.terms.sandbox.get("limits") or {}) if self.terms.sandbox else None
 
     @property
     def samples(self) -> Folder:
@@ -144,17 +149,24 @@ def _unpacked(assignment: Assignment, terms: Terms) -> Folder:
     work, done = assignment.folder / WORK, assignment.folder / UNPACKED
     if not done.exists():
         assignment.report("stage", stage="prepare", message="Unpacking the script.")
-        shutil.rmtree(work, ignore_errors=True)  # half of it, from an attempt that was killed
+        sandbox.remove(work)  # half of it, from an attempt that was killed
         try:
             sandbox.unpack(assignment.data, work, int(terms.sandbox["lane"]))
         except BadArchive as refusal:
             raise JobFailed("data", refusal.message, "Pack the folder again and upload it.") from None
         except sandbox.Unavailable as failure:
             raise AgentFailed(str(failure)) from None
-        done.touch()
+        write_atomically(done, json.dumps({"folder": _lone_folder(work)}))
+    work.chmod(0o755)  # where the worker is not root, the script owns it and may have closed it
+    noted = done.read_text("utf-8")
+    return Folder(work, json.loads(noted)["folder"] if noted else _lone_folder(work))
+
+
+def _lone_folder(work: Path) -> str:
+    """The name of the one folder in which everything lies; empty when there is none."""
     entries = [path for path in work.iterdir() if path.name != TOOLS]
     lone = entries[0] if len(entries) == 1 else None
-    return Folder(work, lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else "")
+    return lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else ""
 
 
 def describe(setup: Setup, line: list[str], python: str, lane: str | None, variables: list[str]) -> dict[str, Any]:

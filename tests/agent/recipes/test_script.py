@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -16,11 +17,14 @@ from typing import Any
 import pytest
 
 from agent import recipes, runner
+from agent.errors import JobFailed
 from agent.protocol import JobSpec
+from agent.recipes.script import left_by_the_script
 from agent.runner import Final, SpawnedChild, processes
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
+from tests.agent.sandbox.conftest import run_as_nobody
 from tests.agent.scripts.event_writer import event, file_of, scalar
 
 TIMINGS = Timings(gather=0.02, orders=0.02, sync=0.1, figures=5.0, cancel=0.5, pipes=1.0)
@@ -82,6 +86,7 @@ class Job:
         self.environment = dict(os.environ)
         self.allowed: tuple[str, ...] = ()
         self.limits: dict[str, Any] = {}
+        self.beside: dict[str, str] = {}  # in the archive, beside the project's folder
         self.depot: Any = None
         self.child: Any = None
 
@@ -162,6 +167,8 @@ class Job:
             for path in sorted(self.script.rglob("*")):
                 if path.is_file():
                     archive.write(path, path.relative_to(self.script.parent))
+            for name, text in self.beside.items():
+                archive.writestr(name, text)
         return packed
 
 
@@ -175,6 +182,13 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Job]:
 @pytest.fixture
 def own_job(tmp_path: Path) -> Iterator[Job]:
     yield from _job(tmp_path, False)
+
+
+@pytest.fixture
+def boxed_job(tmp_path: Path) -> Iterator[Job]:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    yield from _job(tmp_path, True)
 
 
 def _job(folder: Path, boxed: bool) -> Iterator[Job]:
@@ -572,3 +586,83 @@ def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_p
     told += f"{one.run()} {one.log()} {one.items('samples')} {one.items('event')}"
     assert "secret-of-the-server" not in told and one.depot.delivered == []
     assert sorted(path.name for path in secret.iterdir()) == ["requirements.txt", "secret.txt"]
+
+
+@pytest.mark.parametrize("left", ["open(tools, 'w').close()", "os.mkfifo(tools)", "os.symlink('nowhere', tools)"])
+def test_what_an_attempt_leaves_in_place_of_the_helper_does_not_end_the_next_one(boxed_job: Job, left: str) -> None:
+    boxed_job.write("train.py", f"""
+        import os, shutil
+        if os.path.exists("been here"):
+            raise SystemExit(0)
+        open("been here", "w").close()
+        tools = "../.trainyard"
+        shutil.rmtree(tools)
+        {left}
+        raise SystemExit(3)
+    """)  # fmt: skip
+    assert boxed_job.run().cause == "member_code"
+    assert boxed_job.run() == Final("completed")
+
+
+def test_an_archive_may_hold_a_file_with_the_helpers_name(boxed_job: Job) -> None:
+    boxed_job.beside[".trainyard"] = "mine"
+    boxed_job.write("train.py", "import trainyard\ntrainyard.log(loss=0.5, step=1)")
+    assert boxed_job.run() == Final("completed")
+    assert boxed_job.curve() == [(1, 0.5)]
+
+
+def test_what_a_script_writes_beside_its_folder_does_not_hide_it_from_the_next_attempt(boxed_job: Job) -> None:
+    boxed_job.write("train.py", """
+        import os
+        again = os.path.exists("../note")
+        open("../note", "w").close()
+        raise SystemExit(0 if again else 3)
+    """)  # fmt: skip
+    assert boxed_job.run().cause == "member_code"
+    assert boxed_job.run() == Final("completed")
+
+
+def test_an_archive_that_was_unpacked_before_its_folder_was_noted_is_gone_on_with(boxed_job: Job) -> None:
+    boxed_job.write("train.py", "print('ran')")
+    assert boxed_job.run() == Final("completed")
+    (boxed_job.folder / "unpacked").write_text("")
+    assert boxed_job.run() == Final("completed")
+
+
+def test_a_worker_without_root_goes_on_with_a_folder_that_a_script_has_closed(tmp_path: Path) -> None:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    home = tmp_path / "home"
+    home.mkdir()
+    with zipfile.ZipFile(home / "project.zip", "w") as archive:
+        archive.writestr("project/train.py", dedent("""
+            import os
+            tools = os.environ["PYTHONPATH"]
+            os.mkdir(tools + "/closed", 0)
+            for folder in (tools, ".."):
+                os.chmod(folder, 0)
+            print("ran", flush=True)
+        """))  # fmt: skip
+    done = run_as_nobody("""if True:
+        from pathlib import Path
+        from agent import recipes
+        from agent.recipes.script import train
+        here = Path.cwd()
+        assignment = recipes.Assignment(
+            recipes.check("script", {})[0], here / "project.zip", None, "none", "none", here / "job", "mine",
+            lambda kind, **fields: None, lambda: False, terms={"sandbox": {"lane": 1}})
+        assignment.folder.mkdir()
+        for _ in range(2):
+            print(train(assignment), flush=True)
+    """, home)  # fmt: skip
+    if "namespace" in done.stderr:
+        pytest.skip("Only root can build namespaces here.")
+    assert [line for line in done.stdout.splitlines() if line[0] != "("] == ["ran", "completed"] * 2, done.stderr
+
+
+def test_a_folder_that_cannot_be_used_is_the_scripts_doing_and_a_full_disk_is_not(tmp_path: Path) -> None:
+    with pytest.raises(JobFailed, match="cannot be used") as refusal, left_by_the_script():
+        (tmp_path / "gone" / "file").write_text("x")
+    assert refusal.value.cause == "member_code"
+    with pytest.raises(OSError), left_by_the_script():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
