@@ -660,6 +660,44 @@ def test_a_worker_without_root_goes_on_with_a_folder_that_a_script_has_closed(tm
     assert [line for line in done.stdout.splitlines() if line[0] != "("] == ["ran", "completed"] * 2, done.stderr
 
 
+def test_names_that_the_record_or_the_database_cannot_take_are_not_kept(job: Job) -> None:
+    long = f"output/{'a' * 99}/{'b' * 99}"
+    job.write("train.py", f"""
+        import os
+        for name in ("run.json/x", {long!r}, "output/good"):
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+            open(name, "w").close()
+    """)  # fmt: skip
+    assert job.run(outputs=["run.json/*", "output/**"]) == Final("completed")
+    assert job.depot.delivered == ["output/good", "run.json"]
+    assert "'run.json/x' was not kept" in job.log() and "206 letters" in job.log()
+
+
+def test_files_with_holes_do_not_fill_the_servers_disk(boxed_job: Job) -> None:
+    """They take no room in the box, and would take all that they claim outside of it."""
+    boxed_job.limits = {"work_bytes": 8 << 20}
+    boxed_job.write("train.py", """
+        import os, sys
+        os.makedirs("output", exist_ok=True)
+        for number in range(3):
+            open(f"output/{number}", "wb").truncate(int(sys.argv[1]) << 20)
+    """)  # fmt: skip
+    final = boxed_job.run(arguments=["6"])
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert "18 MiB" in str(final.message) and "8 MiB" in str(final.message)
+    assert boxed_job.depot.delivered == [] and not list((boxed_job.folder / "output").glob("**/*"))
+    assert boxed_job.run(arguments=["2"]) == Final("completed")
+    assert boxed_job.depot.delivered == ["output/0", "output/1", "output/2", "run.json"]
+
+
+def test_only_what_this_attempt_keeps_is_delivered(job: Job) -> None:
+    (job.folder / "output" / "deep").mkdir(parents=True)
+    (job.folder / "output" / "deep" / "old.bin").write_text("from an attempt before")
+    job.write("train.py", "import os; os.makedirs('output'); open('output/new', 'w').close()")
+    assert job.run() == Final("completed")
+    assert job.depot.delivered == ["output/new", "run.json"]
+
+
 def test_a_folder_that_cannot_be_used_is_the_scripts_doing_and_a_full_disk_is_not(tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match="cannot be used") as refusal, left_by_the_script():
         (tmp_path / "gone" / "file").write_text("x")
