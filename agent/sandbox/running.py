@@ -186,14 +186,15 @@ class Running:
             message = f"The script printed more than {amount(limits.output_bytes)}."
             return Verdict("output_limit", message, "Print less; write large results to a file.")
         pids = self._members()
-        size, entries = watch.scratch(self.first, _SCRATCH if self.first != self.pid else ())
-        return self._memory_broken(pids, size) or self._disk_broken(pids, entries)
+        size, entries, devices = watch.scratch(self.first, _SCRATCH if self.first != self.pid else ())
+        return self._memory_broken(pids, size, devices) or self._disk_broken(pids, entries)
 
-    def _memory_broken(self, pids: set[int], scratch_bytes: int) -> Verdict | None:
+    def _memory_broken(self, pids: set[int], scratch_bytes: int, scratch_devices: set[int]) -> Verdict | None:
         if self._group is not None and "memory" in self._group.limits:
             return self._too_much_memory() if self._group.out_of_memory() else None
         most = self._limits.memory_bytes
-        if watch.memory(pids, scratch_bytes) > most and watch.shared_out(pids, scratch_bytes) > most:
+        in_files = scratch_bytes + watch.nameless(pids, {*scratch_devices, self._folder.stat().st_dev})
+        if watch.memory(pids, in_files) > most and watch.shared_out(pids, in_files) > most:
             return self._too_much_memory()
         return None
 
