@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -21,6 +22,7 @@ from agent.errors import JobFailed
 from agent.protocol import JobSpec
 from agent.recipes.script import left_by_the_script
 from agent.runner import Final, SpawnedChild, processes
+from agent.scripts import requirements
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
@@ -523,6 +525,11 @@ def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:
     assert (final.outcome, final.cause) == ("failed", "member_code")
     assert "no-such-package>=2" in str(final.message)
     assert "torch," not in str(final.message)
+
+
+@pytest.mark.parametrize("marker", ["(" * 20_000, '"a" ~= "b"', 'os_name ~= "1"'])
+def test_a_requirement_that_cannot_be_judged_is_not_met(marker: str) -> None:
+    assert requirements.unmet(BytesIO(f"pip; {marker}".encode())) == [f"pip; {marker}"[:80]]
 
 
 def test_an_interpreter_must_lie_in_an_allowed_folder(own_job: Job) -> None:
