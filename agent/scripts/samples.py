@@ -32,7 +32,7 @@ class Samples:
 
     def __init__(self, folder: Folder, since: float) -> None:
         self._folder, self._since = folder, since
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._seen: dict[str, tuple[float, int]] = {}  # at the last look
         self._taken: dict[str, tuple[float, int]] = {}
         self.notes: list[str] = []
 
@@ -41,9 +41,10 @@ class Samples:
 
         With `last`, when the script has ended, nothing is waited for.
         """
+        seen, self._seen = self._seen, {}
         for name, facts in self._folder.files(deepest=2):
             state = (facts.st_mtime, facts.st_size)
-            at_rest = last or self._seen.get(name) == state
+            at_rest = last or seen.get(name) == state
             self._seen[name] = state
             if facts.st_mtime < self._since or not at_rest or self._taken.get(name) == state:
                 continue
