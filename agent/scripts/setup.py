@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..recipes import Assignment
 from ..sandbox import Limits
 from . import manifest as manifests
 from .archive import BadArchive
+from .attended import attended
 from .curves import Counting
 from .found_files import Folder, newest_checkpoint
 from .manifest import BadManifest, Manifest
@@ -28,6 +30,7 @@ WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"
 NOTE = "script.json"
+LOOKING_SECONDS = 300.0  # nobody pays for them, and a folder over a slow network may take minutes
 _MEND = "Mend that in the script's folder, then press Try again."
 
 
@@ -80,16 +83,17 @@ def prepare(assignment: Assignment) -> Setup:
     folder = _unpacked(assignment, terms) if terms.sandbox else Folder(_trusted(assignment.data))
     parameters = assignment.parameters
     since, counting, is_first = _begun(assignment.folder)
+    looked_at = attended(folder, _until(time.monotonic() + LOOKING_SECONDS))
     try:
         manifest = _manifest(folder)
-        entry = manifests.entry_of(manifest, {name for name, _ in folder.files()}, parameters.get("entry"))
+        entry = manifests.entry_of(manifest, {name for name, _ in looked_at.files()}, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
         raise JobFailed("member_code", next(iter(faults.values())), "Order the training again with other settings.")
     checkpoints = tuple(parameters.get("checkpoints") or manifest.checkpoints or DEFAULT_CHECKPOINTS)
-    checkpoint = None if is_first else newest_checkpoint(folder, checkpoints, since)
+    checkpoint = None if is_first else newest_checkpoint(looked_at, checkpoints, since)
     return Setup(
         terms=terms,
         folder=folder,
@@ -104,6 +108,17 @@ def prepare(assignment: Assignment) -> Setup:
         resume=tuple(parameters.get("resume") or manifest.resume),
         counting=counting,
     )
+
+
+def _until(end: float) -> Callable[[], None]:
+    def attend() -> None:
+        if time.monotonic() > end:
+            message = f"Looking at the script's folder took more than {LOOKING_SECONDS:,.0f} seconds."
+            raise JobFailed(
+                "member_code", message, "Keep fewer files in it, name fewer patterns, then press Try again."
+            )
+
+    return attend
 
 
 def note_counting(folder: Path, since: float, counting: Counting) -> None:

@@ -22,7 +22,7 @@ from agent.errors import JobFailed
 from agent.protocol import JobSpec
 from agent.recipes.script import left_by_the_script
 from agent.runner import Final, SpawnedChild, processes
-from agent.scripts import requirements
+from agent.scripts import requirements, setup
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
@@ -711,3 +711,33 @@ def test_a_folder_that_cannot_be_used_is_the_scripts_doing_and_a_full_disk_is_no
     assert refusal.value.cause == "member_code"
     with pytest.raises(OSError), left_by_the_script():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_limits_are_watched_while_many_files_are_looked_at(boxed_job: Job) -> None:
+    boxed_job.limits = {"wall_seconds": 4}
+    boxed_job.write("train.py", """
+        import os, time
+        began = time.time()
+        open("alive", "w").write("0")
+        os.makedirs("a/b/c/d/e/f/g")
+        for number in range(20_000):
+            open(f"a/b/c/d/e/f/g/{number}", "w").close()
+        while True:
+            open("alive", "w").write(str(time.time() - began))
+            time.sleep(0.1)
+    """)  # fmt: skip
+    final = boxed_job.run(checkpoints=[f"**/*/**/*-{number}" for number in range(20)])
+    assert (final.cause, boxed_job.facts()["exit_status"]) == ("member_code", "time_limit")
+    assert float((boxed_job.folder / "work" / "project" / "alive").read_text() or 0) < 9
+
+
+def test_looking_at_a_folder_has_an_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "LOOKING_SECONDS", -1.0)
+    job.write("train.py", "print('never')")
+    assignment = recipes.Assignment(
+        recipes.check("script", {})[0], job.script, None, "none", "none", job.folder, "mine", lambda kind, **fields: None,
+        lambda: False,
+    )  # fmt: skip
+    with pytest.raises(JobFailed, match="Looking at the script's folder took") as refusal:
+        setup.prepare(assignment)
+    assert refusal.value.cause == "member_code" and refusal.value.advice
