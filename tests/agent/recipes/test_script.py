@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ from agent.protocol import JobSpec
 from agent.recipes.script import left_by_the_script
 from agent.runner import Final, SpawnedChild, processes
 from agent.scripts import requirements, setup
+from agent.scripts.manifest import BadManifest, parse
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
@@ -741,3 +743,19 @@ def test_looking_at_a_folder_has_an_end(job: Job, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(JobFailed, match="Looking at the script's folder took") as refusal:
         setup.prepare(assignment)
     assert refusal.value.cause == "member_code" and refusal.value.advice
+
+
+@pytest.mark.parametrize(
+    ("patterns", "told"),
+    [
+        (["out/*"] * 21, "at most 20"),
+        (["out/**/ckpt/**/**"], "more than two"),
+        (["../out"], "does not lie below"),
+    ],
+)
+def test_patterns_that_would_take_forever_are_refused(patterns: list[str], told: str) -> None:
+    for name in ("outputs", "checkpoints"):
+        assert told in recipes.check("script", {name: patterns})[1][name]
+        with pytest.raises(BadManifest, match=rf"yard\.toml: {name}: .*{told}"):
+            parse(f"{name} = {json.dumps(patterns)}".encode())
+    assert not recipes.check("script", {"outputs": ["**/ckpt/**"] * 20})[1]
