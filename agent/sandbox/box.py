@@ -145,7 +145,9 @@ class Box:
                            "--block-fd", str(gate_end.fileno()), "--seccomp", str(rules.fileno()), "--"]  # fmt: skip
             else:
                 order["gate"] = gate_end.fileno()
-            command += [sys.executable, "-I", "-S", "-c", spawning.launcher(), json.dumps(order)]
+            given = spawning.holding(stack, json.dumps(order).encode())  # longer than an argument may be
+            passed.append(given)
+            command += [sys.executable, "-I", "-S", "-c", spawning.launcher(), str(given.fileno())]
             process, told = spawning.spawn(command, stdout, passed, self._mark())
             running = Running(process, (told, said, status), self.folder, self.limits, group, self._mark(), scratch)
             try:

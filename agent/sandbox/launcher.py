@@ -1,7 +1,8 @@
 """The first program inside a box: it takes its own rights away, then becomes the script.
 
 It is handed to an interpreter as text (`python -I -S -c`), so it uses the standard library alone and imports nothing of
-this package. What it has to say goes to a descriptor that the script does not get: `ready {json}`, or `failed KIND sentence`.
+this package. Its argument is the descriptor of its order (`Box._order`). What it has to say goes to a descriptor that the
+script does not get: `ready {json}`, or `failed KIND sentence`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class _Failed(Exception):
 
 
 def main(given: str) -> int:
-    order = json.loads(given)
+    with open(int(given), encoding="utf-8") as file:
+        order = json.load(file)
     told = order["told"]
     os.set_inheritable(told, False)  # closed by a successful exec
     if order["gate"] is not None:  # until this process is where it is counted

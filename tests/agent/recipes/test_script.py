@@ -597,6 +597,12 @@ def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_p
     assert sorted(path.name for path in secret.iterdir()) == ["requirements.txt", "secret.txt"]
 
 
+def test_a_long_command_line_reaches_the_script_as_it_is(job: Job) -> None:
+    job.write("train.py", "import sys; print(len(sys.argv), len(''.join(sys.argv[1:])))")
+    assert job.run(arguments=["\u00e9" * 1000] * 200) == Final("completed")
+    assert job.log().startswith("201 200000\n")
+
+
 @pytest.mark.parametrize("left", ["open(tools, 'w').close()", "os.mkfifo(tools)", "os.symlink('nowhere', tools)"])
 def test_what_an_attempt_leaves_in_place_of_the_helper_does_not_end_the_next_one(boxed_job: Job, left: str) -> None:
     boxed_job.write("train.py", f"""
