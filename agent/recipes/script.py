@@ -8,9 +8,9 @@ are in `agent.scripts`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pkgutil
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from agent import sandbox
 from agent.errors import AgentFailed, JobFailed
 from agent.recipes import Assignment
-from agent.sandbox import Box, Limits, Verdict
+from agent.sandbox import Box, Verdict
 from agent.scripts import environment, interpreter, requirements
 from agent.scripts.follow import Follower, Running, open_events
 from agent.scripts.outputs import collect, forgotten
@@ -27,6 +27,10 @@ from agent.scripts.own_process import OwnProcess
 from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare
 
 HELPER = "trainyard.py"
+# A full disk, a broken one, one that went read-only; no descriptors and no memory left.
+_OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
 
 
 class _Stopped(Exception):
@@ -37,7 +41,8 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
     """Carry out one job in this process. Raises JobFailed with a cause, a sentence and advice; AgentFailed when the
     sandbox cannot be had."""
     assignment.report("stage", stage="prepare", message="Looking at the script.")
-    setup = prepare(assignment)
+    with _on_the_server(assignment):
+        setup = prepare(assignment)
     try:
         with _started(assignment, setup) as (running, stdout, events):
             assignment.report("stage", stage="train", message="The script is running.")
@@ -53,21 +58,34 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
     if verdict.status == "exit" and follower.missing_module:
         _refuse_for_want_of(follower.missing_module, setup)
     _refuse_a_bad_end(verdict)
-    _keep_outputs(assignment, setup)
+    with _on_the_server(assignment):
+        _keep_outputs(assignment, setup)
     return "completed"
+
+
+def _on_the_server(assignment: Assignment) -> contextlib.AbstractContextManager[None]:
+    return left_by_the_script() if assignment.terms.get("sandbox") else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def left_by_the_script() -> Iterator[None]:
+    """What cannot be done with the files that a script has left is its doing, unless the machine lacks something."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
+        message = f"The script's folder cannot be used as the script has left it: {error.strerror or error}."
+        raise JobFailed("member_code", message, "Order the training again; it begins from the archive.") from error
 
 
 @contextlib.contextmanager
 def _started(assignment: Assignment, setup: Setup) -> Iterator[tuple[Running, int, int]]:
     """The running script and the two descriptors to read; nothing of it is left behind."""
-    stdout, stdout_end = os.pipe()
     tools = (assignment.folder / WORK if setup.terms.sandbox else assignment.folder) / TOOLS
-    if tools.is_symlink():
-        tools.unlink()  # an earlier attempt may have left a link here, to write through it
-    elif tools.exists():
-        shutil.rmtree(tools)
-    events = open_events(tools / "events")
-    (tools / HELPER).write_bytes(pkgutil.get_data("agent.scripts", f"helper/{HELPER}") or b"")
+    with _on_the_server(assignment):
+        events = _laid_out(tools)
+    stdout, stdout_end = os.pipe()
     try:
         start = _start_in_a_box if setup.terms.sandbox else _start_as_own
         running = start(assignment, setup, tools, stdout_end)
@@ -81,6 +99,14 @@ def _started(assignment: Assignment, setup: Setup) -> Iterator[tuple[Running, in
         for descriptor in (stdout, stdout_end, events):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _laid_out(tools: Path) -> int:
+    """Put the helper and its pipe there, in place of whatever an earlier attempt has left; the descriptor to read."""
+    sandbox.remove(tools)
+    events = open_events(tools / "events")
+    (tools / HELPER).write_bytes(pkgutil.get_data("agent.scripts", f"helper/{HELPER}") or b"")
+    return events
 
 
 def _start_as_own(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:
@@ -128,9 +154,9 @@ def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: i
                 f"The server does not have {', '.join(lacking)}, which {setup.requirements} asks for.",
                 "Leave out what the script can do without, ask the operator to install it, or train on your own machine.",
             )
-    terms = setup.terms.sandbox
+    terms, limits = setup.terms.sandbox, setup.limits
+    assert limits is not None
     lane = int(terms["lane"])
-    limits = Limits.from_json(terms.get("limits") or {})
     box = Box(assignment.folder / WORK, limits, lane, environment=environment.in_sandbox(os.environ), gpus=_gpus(terms))
     checkpoint = setup.checkpoint and box.inside(setup.folder.path / setup.checkpoint)
     box.environment |= environment.for_the_script(box.inside(tools), checkpoint)

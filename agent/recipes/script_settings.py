@@ -6,6 +6,7 @@ What a script declares for itself in its `yard.toml` is checked by `agent.script
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,8 @@ from .parameters import Parameter, Recipe
 
 NO_BASE_MODEL = "none"
 A_SCRIPT = "train.py or src/train.py"
+MOST_PATTERNS = 20
+MOST_DEPTHS = 2  # ** in one pattern
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -26,6 +29,19 @@ def path_fault(text: str, example: str = "out/model.pt") -> str | None:
     return None
 
 
+def patterns_fault(patterns: Sequence[str]) -> str | None:
+    """What is wrong with patterns for files below the script's folder; None when nothing is. They are matched again and
+    again while the script runs, so there is an end to how much work they are."""
+    if len(patterns) > MOST_PATTERNS:
+        return f"These are {len(patterns)} patterns; at most {MOST_PATTERNS} are taken. Name folders, such as out/**."
+    for pattern in patterns:
+        if fault := path_fault(pattern):
+            return fault
+        if pattern.split("/").count("**") > MOST_DEPTHS:
+            return f"{pattern[:100]} holds more than two **. One stands for any number of folders, such as out/**/*.pt."
+    return None
+
+
 def _settle(given: dict[str, Any], base_model: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     errors = {}
     entry = given["entry"]
@@ -34,9 +50,8 @@ def _settle(given: dict[str, Any], base_model: str | None) -> tuple[dict[str, An
     elif entry is not None and not entry.endswith(".py"):
         errors["entry"] = f"{entry} is no Python file. Name the script itself, such as train.py."
     for name in ("outputs", "checkpoints"):
-        faults = [fault for text in given[name] or () if (fault := path_fault(text))]
-        if faults:
-            errors[name] = faults[0]
+        if fault := patterns_fault(given[name] or ()):
+            errors[name] = fault
     wrong = [name for name in given["environment"] or () if not VARIABLE.fullmatch(name)]
     if wrong:
         errors["environment"] = f"{wrong[0][:60]!r} is not the name of an environment variable. Names only, no values."

@@ -87,9 +87,10 @@ class Box:
     ) -> None:  # fmt: skip
         self.folder, self.limits, self.lane, self.gpus = folder.resolve(), limits, lane, gpus
         self.walls = walls or walls_of(lane)
-        self.work = mounts.WORK if self.walls.bubblewrap else str(self.folder)
         self._readable = [*mounts.interpreter(), *readable]
         self._pass_paths = dict(pass_paths or {})
+        shown = [*(path.absolute() for path in self._readable), *(Path(name) for name in self._pass_paths)]
+        self.work = mounts.work(shown) if self.walls.bubblewrap else str(self.folder)
         self.environment = dict(environment or {})
 
     def inside(self, path: Path) -> str:
@@ -132,8 +133,10 @@ class Box:
     def _begin(self, order: dict[str, Any], stdout: int, group: cgroups.Group | None, scratch: str | None) -> Running:
         with contextlib.ExitStack() as stack:
             status, status_end = spawning.pipe(stack, reading_stays=True)
+            said, said_end = spawning.pipe(stack, reading_stays=True)
             gate_end, gate = spawning.pipe(stack)
-            passed, command = [gate_end], []
+            passed, command = [gate_end, said_end], []
+            order["told"] = said_end.fileno()
             if self.walls.bubblewrap:
                 files = {name: spawning.holding(stack, text.encode()) for name, text in self._files().items()}
                 rules = spawning.holding(stack, seccomp.program())
@@ -142,9 +145,11 @@ class Box:
                            "--block-fd", str(gate_end.fileno()), "--seccomp", str(rules.fileno()), "--"]  # fmt: skip
             else:
                 order["gate"] = gate_end.fileno()
-            command += [sys.executable, "-I", "-S", "-c", spawning.launcher(), json.dumps(order)]
+            given = spawning.holding(stack, json.dumps(order).encode())  # longer than an argument may be
+            passed.append(given)
+            command += [sys.executable, "-I", "-S", "-c", spawning.launcher(), str(given.fileno())]
             process, told = spawning.spawn(command, stdout, passed, self._mark())
-            running = Running(process, (told, status), self.folder, self.limits, group, self._mark(), scratch)
+            running = Running(process, (told, said, status), self.folder, self.limits, group, self._mark(), scratch)
             try:
                 if self.walls.bubblewrap:
                     status_end.close()
@@ -167,7 +172,7 @@ class Box:
         shown = [str(path.resolve()) for path in (*self._readable, *self._pass_paths.values())]
         return {
             "argv": list(argv), "cwd": cwd, "environment": self.variables(scratch), "uid": self.walls.uid,
-            "rlimits": self._rlimits(group), "landlock": self.walls.landlock, "network": walled, "gate": None,
+            "rlimits": self._rlimits(group), "landlock": self.walls.landlock, "network": walled, "gate": None, "told": None,
             "readable": ["/"] if walled else [*_MACHINE_FILES, *shown], "writable": writable,
             "seccomp": "" if walled else base64.b64encode(seccomp.program(with_network=False)).decode(),
         }  # fmt: skip
@@ -208,7 +213,7 @@ class Box:
         for name, held in files.items():
             command += ["--perms", "0444", "--ro-bind-data", str(held.fileno()), name]
         command += mounts.shown(self._readable, self._pass_paths)
-        command += ["--bind", str(self.folder), mounts.WORK, *mounts.closed(uid is None)]
+        command += ["--bind", str(self.folder), self.work, *mounts.closed(uid is None)]
         return [*command, "--chdir", "/"]
 
     def _files(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The first program inside a box: it takes its own rights away, then becomes the script.
 
 It is handed to an interpreter as text (`python -I -S -c`), so it uses the standard library alone and imports nothing of
-this package. What it has to say goes to descriptor 2 before the script gets it: `ready {json}`, or `failed KIND sentence`.
+this package. Its argument is the descriptor of its order (`Box._order`). What it has to say goes to a descriptor that the
+script does not get: `ready {json}`, or `failed KIND sentence`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class _Failed(Exception):
 
 
 def main(given: str) -> int:
-    order = json.loads(given)
+    with open(int(given), encoding="utf-8") as file:
+        order = json.load(file)
+    told = order["told"]
+    os.set_inheritable(told, False)  # closed by a successful exec
     if order["gate"] is not None:  # until this process is where it is counted
         os.read(order["gate"], 1)
         os.close(order["gate"])
@@ -41,19 +45,17 @@ def main(given: str) -> int:
         done = _restrict(order)
         os.chdir(order["cwd"])
     except OSError as error:
-        _say(f"failed file {error.strerror}: {order['cwd']}")
+        _say(told, f"failed file {error.strerror}: {order['cwd']}")
         return 127
     except _Failed as error:
-        _say(f"failed sandbox {error}")
+        _say(told, f"failed sandbox {error}")
         return 127
-    _say("ready " + json.dumps(done))
-    told = os.dup(2)  # closed by a successful exec
-    os.set_inheritable(told, False)
+    _say(told, "ready " + json.dumps(done))
     os.dup2(1, 2)
     try:
         os.execvpe(order["argv"][0], order["argv"], order["environment"])  # noqa: S606 - this is what a launcher does
     except OSError as error:
-        os.write(told, f"failed file {error.strerror}: {order['argv'][0]}\n".encode())
+        _say(told, f"failed file {error.strerror}: {order['argv'][0]}")
     return 127
 
 
@@ -132,8 +134,8 @@ def _filter(program: bytes, libc: ctypes.CDLL) -> None:
         raise _Failed(f"seccomp refused the filter (error {ctypes.get_errno()})")
 
 
-def _say(sentence: str) -> None:
-    os.write(2, sentence.encode("utf-8", "replace") + b"\n")
+def _say(told: int, sentence: str) -> None:
+    os.write(told, sentence.encode("utf-8", "replace") + b"\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from .limits import Limits
@@ -63,6 +64,12 @@ def _parents(path: Path) -> Iterator[str]:
     """The folders above it, for everybody: bubblewrap would copy their modes, and root's home is root's alone."""
     for folder in reversed(path.parents[:-1]):
         yield from ("--perms", "0755", "--dir", str(folder))
+
+
+def work(shown: Iterable[Path]) -> str:
+    """Where the work folder lies inside: `/work`, or `/work-1` and so on where something that is shown lies there."""
+    taken = {path.parts[1] for path in shown if len(path.parts) > 1}
+    return next(name for number in count() if (name := f"{WORK}-{number}" if number else WORK)[1:] not in taken)
 
 
 def interpreter() -> list[Path]:

@@ -62,10 +62,16 @@ def _parts(name: str) -> list[str]:
     return parts
 
 
-def remove(folder: Path) -> None:
-    """Delete a work folder, however deep a script made it."""
+def remove(path: Path) -> None:
+    """Delete what a script left: a folder however deep and however closed, a file, or a link and not what it leads to.
+
+    No process of the script may be left.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
     with contextlib.suppress(OSError, RecursionError):
-        shutil.rmtree(folder)
-    if folder.exists():
-        command = ["rm", "-rf", "--one-file-system", "--", str(folder)]
-        subprocess.run(command, capture_output=True, check=False, env={"PATH": os.defpath})
+        shutil.rmtree(path)
+    if path.exists():
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf", "--one-file-system"]):
+            subprocess.run([*command, "--", str(path)], capture_output=True, check=False, env={"PATH": os.defpath})

@@ -34,12 +34,14 @@ class Running:
     """`pid` is the family's leader out here, `first` the first process of the box (the same in lane 0)."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], pipes: tuple[FileIO, FileIO], folder: Path, limits: Limits, group: Group | None,
-        mark: str, scratch: str | None,
+        self, process: subprocess.Popen[bytes], pipes: tuple[FileIO, FileIO, FileIO], folder: Path, limits: Limits,
+        group: Group | None, mark: str, scratch: str | None,
     ) -> None:  # fmt: skip
         self.process, self.pid, self.first = process, process.pid, process.pid
-        self._told, self._status = pipes  # the second stays open: bwrap would die of writing to nobody
-        self._heard_told = ""
+        # What bwrap tells, which a script may be able to forge; what the launcher said before it became the script; and
+        # bwrap's status, which stays open: it would die of writing to nobody.
+        self._told, self._said, self._status = pipes
+        self._heard: dict[FileIO, str] = {}
         self._folder, self._limits, self._group, self._mark, self._scratch = folder, limits, group, mark, scratch
         self._began = time.monotonic()
         self._next_scan = 0.0
@@ -102,10 +104,9 @@ class Running:
         """How it ended, once it has ended with this code (`poll`, `wait`)."""
         if self._ended_by is not None:
             return self._ended_by
-        kind, _, sentence = self.complaint().partition("\n")[0].partition(" ")
         if self._group is not None and self._group.out_of_memory():
             return self._too_much_memory()
-        if not kind.startswith(("ready", "failed")):
+        if not self._words():
             return Verdict(
                 "sandbox_error", f"The sandbox broke before the script began: {self.complaint()[:500]}", _BUG, True
             )
@@ -113,17 +114,24 @@ class Running:
         return failure or self._by_code(code)
 
     def complaint(self) -> str:
-        """What bwrap and the launcher said so far."""
-        if not self._told.closed:
+        """What bwrap said so far. Nothing is decided by it once the launcher has said something."""
+        return self._read(self._told)
+
+    def _words(self) -> list[str]:
+        """What the launcher said, line by line."""
+        return self._read(self._said).splitlines()
+
+    def _read(self, pipe: FileIO) -> str:
+        if not pipe.closed:
             with contextlib.suppress(OSError):
-                while more := self._told.read(65_536):
-                    self._heard_told += more.decode("utf-8", "replace")
-        return self._heard_told.strip()
+                more = pipe.read(65_536) or b""  # all that a pipe holds
+                self._heard[pipe] = self._heard.get(pipe, "") + more.decode("utf-8", "replace")
+        return self._heard.get(pipe, "").strip()
 
     def facts(self) -> dict[str, str]:
         """Which walls stand that a lane may do without: the version of Landlock, the kind of control group."""
         known: dict[str, str] = {}
-        for line in self.complaint().splitlines():
+        for line in self._words():
             if line.startswith("ready "):
                 known["landlock"] = str(json.loads(line.removeprefix("ready "))["landlock"])
         if self._group is not None:
@@ -136,8 +144,9 @@ class Running:
             return
         self._closed = True
         self.kill()
-        self.complaint()
-        self._told.close()
+        for pipe in (self._told, self._said):
+            self._read(pipe)
+            pipe.close()
         self._status.close()
         if self._group is not None:
             self._group.close()
@@ -145,7 +154,7 @@ class Running:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _failure(self) -> Verdict | None:
-        for line in self.complaint().splitlines():
+        for line in self._words():
             if line.startswith("failed sandbox "):
                 message = f"The sandbox could not be closed: {line.removeprefix('failed sandbox ')}."
                 return Verdict("sandbox_error", message, _BUG, True)
@@ -177,14 +186,15 @@ class Running:
             message = f"The script printed more than {amount(limits.output_bytes)}."
             return Verdict("output_limit", message, "Print less; write large results to a file.")
         pids = self._members()
-        size, entries = watch.scratch(self.first, _SCRATCH if self.first != self.pid else ())
-        return self._memory_broken(pids, size) or self._disk_broken(pids, entries)
+        size, entries, devices = watch.scratch(self.first, _SCRATCH if self.first != self.pid else ())
+        return self._memory_broken(pids, size, devices) or self._disk_broken(pids, entries)
 
-    def _memory_broken(self, pids: set[int], scratch_bytes: int) -> Verdict | None:
+    def _memory_broken(self, pids: set[int], scratch_bytes: int, scratch_devices: set[int]) -> Verdict | None:
         if self._group is not None and "memory" in self._group.limits:
             return self._too_much_memory() if self._group.out_of_memory() else None
         most = self._limits.memory_bytes
-        if watch.memory(pids, scratch_bytes) > most and watch.shared_out(pids, scratch_bytes) > most:
+        in_files = scratch_bytes + watch.nameless(pids, {*scratch_devices, self._folder.stat().st_dev})
+        if watch.memory(pids, in_files) > most and watch.shared_out(pids, in_files) > most:
             return self._too_much_memory()
         return None
 

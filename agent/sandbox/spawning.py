@@ -35,16 +35,19 @@ def launcher() -> str:
 def pipe(stack: contextlib.ExitStack, reading_stays: bool = False) -> tuple[FileIO, FileIO]:
     reading, writing = os.pipe()
     if reading_stays:
+        os.set_blocking(reading, False)
         return FileIO(reading, "rb"), stack.enter_context(FileIO(writing, "wb"))
     return stack.enter_context(FileIO(reading, "rb")), stack.enter_context(FileIO(writing, "wb"))
 
 
 def holding(stack: contextlib.ExitStack, content: bytes) -> FileIO:
-    """The reading end of a pipe that already holds `content`, which is far below what a pipe takes without a reader."""
-    reading, writing = pipe(stack)
-    writing.write(content)
-    writing.close()
-    return reading
+    """A file in memory to read `content` from."""
+    file = stack.enter_context(FileIO(os.memfd_create("trainyard"), "r+b"))
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    file.seek(0)
+    return file
 
 
 def spawn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,8 +46,9 @@ def disk(folder: Path, most_entries: int, pids: Iterable[int] = ()) -> Use:
         _add_folder(top, use, most_entries, 0)
     finally:
         os.close(top)
-    for pid in pids:
-        _add_deleted(pid, device, use)
+    for state in _deleted(pids):
+        if state.st_dev == device:
+            use.add(state)
     return use
 
 
@@ -71,25 +72,37 @@ def _add_folder(descriptor: int, use: Use, most: int, depth: int) -> None:
                         os.close(below)
 
 
-def _add_deleted(pid: int, device: int, use: Use) -> None:
-    for kind in ("fd", "map_files"):  # the second is for root alone
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(_PROC / str(pid) / kind):
-                with contextlib.suppress(OSError):
-                    state = entry.stat()
-                    if state.st_nlink == 0 and state.st_dev == device and stat.S_ISREG(state.st_mode):
-                        use.add(state)
+def _deleted(pids: Iterable[int]) -> Iterator[os.stat_result]:
+    """Files that those processes keep open and no folder lists."""
+    for pid in pids:
+        for kind in ("fd", "map_files"):  # the second is for root alone
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(_PROC / str(pid) / kind):
+                    with contextlib.suppress(OSError):
+                        state = entry.stat()
+                        if state.st_nlink == 0 and stat.S_ISREG(state.st_mode):
+                            yield state
 
 
-def memory(pids: Iterable[int], scratch_bytes: int) -> int:
-    """Bytes of memory that these processes hold for themselves or share, and what lies on file systems in memory.
+def nameless(pids: Iterable[int], counted: Collection[int]) -> int:
+    """Bytes of the files that those processes keep open, that no folder lists, and that lie on no device in `counted`:
+    memfd_create(2) makes such, in memory."""
+    use = Use()
+    for state in _deleted(pids):
+        if state.st_dev not in counted:
+            use.add(state)
+    return use.size
+
+
+def memory(pids: Iterable[int], file_bytes: int) -> int:
+    """Bytes of memory that these processes hold for themselves or share, and those of files in memory.
 
     Pages that a fork still shares count once for each process, so the answer is at most too high.
     """
-    return scratch_bytes + sum(_memory_of(pid) for pid in pids)
+    return file_bytes + sum(_memory_of(pid) for pid in pids)
 
 
-def shared_out(pids: Iterable[int], scratch_bytes: int) -> int:
+def shared_out(pids: Iterable[int], file_bytes: int) -> int:
     """The same with shared pages divided among those who share them (Pss, proc(5)); slower to read, at most too low."""
     found = {"Pss_Anon:": 0, "Pss_Shmem:": 0}
     for pid in pids:
@@ -98,7 +111,7 @@ def shared_out(pids: Iterable[int], scratch_bytes: int) -> int:
                 name, _, rest = line.partition(" ")
                 if name in found:
                     found[name] += int(rest.split()[0]) * 1024
-    return found["Pss_Anon:"] + max(found["Pss_Shmem:"], scratch_bytes)
+    return found["Pss_Anon:"] + max(found["Pss_Shmem:"], file_bytes)
 
 
 def _memory_of(pid: int) -> int:
@@ -110,12 +123,14 @@ def _memory_of(pid: int) -> int:
     return total
 
 
-def scratch(first: int, names: Iterable[str]) -> tuple[int, int]:
-    """Bytes, and files with folders, on the scratch file systems of the box whose first process is `first`."""
-    size = entries = 0
+def scratch(first: int, names: Iterable[str]) -> tuple[int, int, set[int]]:
+    """Bytes, files with folders, and devices of the scratch file systems of the box whose first process is `first`."""
+    size, entries, devices = 0, 0, set[int]()
     for name in names:
         with contextlib.suppress(OSError):
-            counted = os.statvfs(_PROC / str(first) / "root" / name)
+            folder = _PROC / str(first) / "root" / name
+            counted = os.statvfs(folder)
             size += (counted.f_blocks - counted.f_bfree) * counted.f_frsize
             entries += counted.f_files - counted.f_ffree
-    return size, entries
+            devices.add(folder.stat().st_dev)
+    return size, entries, devices

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,8 +63,9 @@ class Follower:
         self._curves, self._helper = Curves(counting=setup.counting), HelperLines()
         self._counting = setup.counting
         self._exact: set[str] = set()  # names that the helper gives: they are read nowhere else
-        self._event_files = EventFiles(setup.folder, setup.since)
-        self._samples = Samples(setup.samples, setup.since)
+        self._folder = replace(setup.folder, attend=self._attend)
+        self._event_files = EventFiles(self._folder, setup.since)
+        self._samples = Samples(replace(setup.samples, attend=self._attend), setup.since)
         self._step, self._total = 0, 0
         self._promised = steps_in(setup.line(None)) or 0
         self._rules: list[dict[str, Any]] = []
@@ -95,16 +97,14 @@ class Follower:
     def to_the_end(self) -> Verdict:
         """Follow the script until it has ended and everything it said is told. Answers how it ended."""
         sys.stdout.flush()
-        verdict: Verdict | None = None
         while (code := self._running.poll()) is None:
             self._pump(0.2)
-            self._pass_on_a_stop()
-            verdict = self._look() or verdict
+            self._attend()
             self._look_at_files()
         self.exit_code = -(code - 128) if self._setup.terms.sandbox and code - 128 in _SIGNALS else code
         self._drain()
         self._look_at_files(last=True)
-        return verdict or self._running.verdict(code)
+        return self._running.verdict(code)
 
     def _pump(self, seconds: float) -> bool:
         """Wait up to `seconds` and take in what there is; whether there was anything."""
@@ -191,11 +191,12 @@ class Follower:
             self._running.kill()
             self._stop_at = float("inf")
 
-    def _look(self) -> Verdict | None:
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
-            return None
-        self._looked_at = time.monotonic()
-        return self._running.look()
+    def _attend(self) -> None:
+        """What may not wait, not even for a look at many files: an order to stop, and the limits."""
+        self._pass_on_a_stop()
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._running.look()
 
     def _look_at_files(self, last: bool = False) -> None:
         now = time.monotonic()
@@ -215,7 +216,7 @@ class Follower:
             self._tell_rules()
 
     def _notice_checkpoint(self) -> None:
-        newest = newest_checkpoint(self._setup.folder, self._setup.checkpoints, self._setup.since, self._notes)
+        newest = newest_checkpoint(self._folder, self._setup.checkpoints, self._setup.since, self._notes)
         if newest is None or newest == self._checkpoint:
             return
         self._checkpoint = newest

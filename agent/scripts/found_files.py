@@ -11,8 +11,8 @@ import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice, takewhile
 from pathlib import Path
@@ -42,10 +42,15 @@ _FILES_BELOW: Pattern = ("**",)
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of a script, reached without following a link from `top` on, which the script cannot exchange."""
+    """A folder of a script, reached without following a link from `top` on, which the script cannot exchange.
+
+    `attend` is called again and again while it is looked into: a long look holds up nothing that is due meanwhile, and
+    ends where it raises.
+    """
 
     top: Path
     inside: str = ""  # the way from `top`, with "/" between folders
+    attend: Callable[[], None] = lambda: None
 
     @property
     def path(self) -> Path:
@@ -53,7 +58,7 @@ class Folder:
 
     def below(self, name: str) -> Folder:
         """The folder `name` in it."""
-        return Folder(self.top, f"{self.inside}/{name}".strip("/"))
+        return replace(self, inside=f"{self.inside}/{name}".strip("/"))
 
     def open(self, name: str) -> BinaryIO:
         """A regular file below it, to be read. Raises OSError for a link, a pipe, or what else is none."""
@@ -69,6 +74,7 @@ class Folder:
         for start, begun in _starts(patterns).items():
             walk = _Walk(self, deepest)
             for name, facts in walk.files(start, {left for _, left in begun}):
+                self.attend()
                 if name not in told:
                     told.add(name)
                     yield name, facts
@@ -95,6 +101,7 @@ class _Walk:
             if self._left < 1:
                 self.is_whole = False
                 return
+            self._folder.attend()
             inside, patterns, deepest = waiting.popleft()
             for entry, left in self._entries(inside, patterns):
                 name = f"{inside}/{entry.name}".lstrip("/")

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
-from ..recipes.parameters import MOST_TEXTS, Kind, Parameter
-from ..recipes.script_settings import A_SCRIPT, path_fault
+from ..recipes.parameters import Kind, Parameter
+from ..recipes.script_settings import A_SCRIPT, path_fault, patterns_fault
 
 NAME = "yard.toml"
 MOST_BYTES = 65_536
@@ -222,11 +222,8 @@ def _texts(given: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _patterns(given: dict[str, Any], key: str) -> tuple[str, ...]:
     patterns = _texts(given, key)
-    if len(patterns) > MOST_TEXTS:
-        raise BadManifest(f"{NAME}: {key} must hold at most {MOST_TEXTS} patterns.")
-    for pattern in patterns:
-        if fault := path_fault(pattern):
-            raise BadManifest(f"{NAME}: {key}: {fault}")
+    if fault := patterns_fault(patterns):
+        raise BadManifest(f"{NAME}: {key}: {fault}")
     return patterns
 
 

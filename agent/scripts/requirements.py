@@ -86,16 +86,16 @@ def unmet(file: BinaryIO) -> list[str]:
 
 def _is_met(line: str) -> bool:
     try:
-        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.requirements import Requirement
     except ImportError:
         name = _NAME.match(line)
         return name is not None and _version(name.group()) is not None
     try:
         asked = Requirement(line)
-    except InvalidRequirement:
+        if asked.marker is not None and not asked.marker.evaluate():
+            return True
+    except (ValueError, KeyError, RecursionError):  # no requirement, or a marker that means nothing
         return False
-    if asked.marker is not None and not asked.marker.evaluate():
-        return True
     version = _version(asked.name)
     return version is not None and not asked.url and asked.specifier.contains(version, prereleases=True)
 

@@ -34,7 +34,7 @@ class Samples:
 
     def __init__(self, folder: Folder, since: float) -> None:
         self._folder, self._since = folder, since
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._seen: dict[str, tuple[float, int]] = {}  # at the last look
         self._taken: dict[str, tuple[float, int]] = {}
         self._taken_at: dict[str, float] = {}
         self.notes: list[str] = []
@@ -44,9 +44,10 @@ class Samples:
 
         With `last`, when the script has ended, nothing is waited for.
         """
+        seen, self._seen = self._seen, {}
         for name, facts in self._folder.files(deepest=2, notes=self.notes):
             state = (facts.st_mtime, facts.st_size)
-            at_rest = last or self._seen.get(name) == state
+            at_rest = last or seen.get(name) == state
             self._seen[name] = state
             if facts.st_mtime < self._since or not at_rest or self._taken.get(name) == state:
                 continue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .. import sandbox
 from ..errors import AgentFailed, JobFailed
 from ..files import write_atomically
 from ..recipes import Assignment
+from ..sandbox import Limits
 from . import manifest as manifests
 from .archive import BadArchive
 from .curves import Counting
@@ -31,6 +32,7 @@ WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"
 NOTE = "script.json"
+LOOKING_SECONDS = 300.0  # nobody pays for them, and a folder over a slow network may take minutes
 _MEND = "Mend that in the script's folder, then press Try again."
 
 
@@ -58,6 +60,11 @@ class Setup:
         return line + [text.replace(manifests.CHECKPOINT, checkpoint) for text in self.resume if checkpoint is not None]
 
     @property
+    def limits(self) -> Limits | None:
+        """What it may use in its box; None on a machine of its owner's."""
+        return Limits.from_json(self.terms.sandbox.get("limits") or {}) if self.terms.sandbox else None
+
+    @property
     def samples(self) -> Folder:
         return self.folder.below(self.manifest.samples)
 
@@ -78,16 +85,19 @@ def prepare(assignment: Assignment) -> Setup:
     folder = _unpacked(assignment, terms) if terms.sandbox else Folder(_trusted(assignment.data))
     parameters = assignment.parameters
     since, counting, is_first = _begun(assignment.folder)
+    looked_at = replace(folder, attend=_until(time.monotonic() + LOOKING_SECONDS))
     try:
         manifest = _manifest(folder)
-        entry = manifests.entry_of(manifest, {name for name, _ in folder.files(("**/*.py",))}, parameters.get("entry"))
+        entry = manifests.entry_of(
+            manifest, {name for name, _ in looked_at.files(("**/*.py",))}, parameters.get("entry")
+        )
         values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
         raise JobFailed("member_code", next(iter(faults.values())), "Order the training again with other settings.")
     checkpoints = tuple(parameters.get("checkpoints") or manifest.checkpoints or DEFAULT_CHECKPOINTS)
-    checkpoint = None if is_first else newest_checkpoint(folder, checkpoints, since)
+    checkpoint = None if is_first else newest_checkpoint(looked_at, checkpoints, since)
     return Setup(
         terms=terms,
         folder=folder,
@@ -102,6 +112,17 @@ def prepare(assignment: Assignment) -> Setup:
         resume=tuple(parameters.get("resume") or manifest.resume),
         counting=counting,
     )
+
+
+def _until(end: float) -> Callable[[], None]:
+    def attend() -> None:
+        if time.monotonic() > end:
+            message = f"Looking at the script's folder took more than {LOOKING_SECONDS:,.0f} seconds."
+            raise JobFailed(
+                "member_code", message, "Keep fewer files in it, name fewer patterns, then press Try again."
+            )
+
+    return attend
 
 
 def note_counting(folder: Path, since: float, counting: Counting) -> None:
@@ -147,17 +168,24 @@ def _unpacked(assignment: Assignment, terms: Terms) -> Folder:
     work, done = assignment.folder / WORK, assignment.folder / UNPACKED
     if not done.exists():
         assignment.report("stage", stage="prepare", message="Unpacking the script.")
-        shutil.rmtree(work, ignore_errors=True)  # half of it, from an attempt that was killed
+        sandbox.remove(work)  # half of it, from an attempt that was killed
         try:
             sandbox.unpack(assignment.data, work, int(terms.sandbox["lane"]))
         except BadArchive as refusal:
             raise JobFailed("data", refusal.message, "Pack the folder again and upload it.") from None
         except sandbox.Unavailable as failure:
             raise AgentFailed(str(failure)) from None
-        done.touch()
+        write_atomically(done, json.dumps({"folder": _lone_folder(work)}))
+    work.chmod(0o755)  # where the worker is not root, the script owns it and may have closed it
+    noted = done.read_text("utf-8")
+    return Folder(work, json.loads(noted)["folder"] if noted else _lone_folder(work))
+
+
+def _lone_folder(work: Path) -> str:
+    """The name of the one folder in which everything lies; empty when there is none."""
     entries = [path for path in work.iterdir() if path.name != TOOLS]
     lone = entries[0] if len(entries) == 1 else None
-    return Folder(work, lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else "")
+    return lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else ""
 
 
 def describe(setup: Setup, line: list[str], python: str, lane: str | None, variables: list[str]) -> dict[str, Any]:

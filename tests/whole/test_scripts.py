@@ -140,7 +140,7 @@ def test_a_script_in_the_sandbox_sees_nothing_of_the_server(yard: Yard, tmp_path
     spy = """
 import json, os, socket
 found = {"environment": sorted(os.environ), "root": sorted(os.listdir("/"))}
-for path in ("/work/main", os.path.expanduser("~root"), "/etc/shadow", "/var/lib"):
+for path in ("THE SERVER'S OWN", os.path.expanduser("~root"), "/etc/shadow", "/var/lib"):
     found[path] = os.path.exists(path)
 try:
     socket.create_connection(("127.0.0.1", 5432), 1)
@@ -149,9 +149,10 @@ except OSError:
     found["network"] = False
 print(json.dumps(found))
 """
+    program = str(Path(__file__).parents[2] / "app.py")
     packed = tmp_path / "spy.zip"
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("main.py", spy)
+        archive.writestr("main.py", spy.replace("THE SERVER'S OWN", program))
     script = yard.alice.new_dataset(packed, kind="script")["id"]
     job = yard.on_server("spy", script)
     yard.alice.wait_for_status(job, "completed", seconds=120)
@@ -159,7 +160,7 @@ print(json.dumps(found))
     assert not any(
         name.startswith(("SECRET", "DATABASE", "REDIS", "STRIPE", "VAR_DIR", "AWS")) for name in found["environment"]
     )
-    assert not any(found[path] for path in ("/work/main", "/etc/shadow", "/var/lib")) and not found["network"]
+    assert not any(found[path] for path in (program, "/etc/shadow", "/var/lib")) and not found["network"]
 
 
 def test_a_machine_without_leave_is_asked_for_it(yard: Yard, tmp_path: Path) -> None:

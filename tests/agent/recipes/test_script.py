@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import sys
@@ -9,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,11 +19,16 @@ from typing import Any
 import pytest
 
 from agent import recipes, runner
+from agent.errors import JobFailed
 from agent.protocol import JobSpec
+from agent.recipes.script import left_by_the_script
 from agent.runner import Final, SpawnedChild, processes
+from agent.scripts import requirements, setup
+from agent.scripts.manifest import BadManifest, parse
 from agent.scripts.terms import Terms
 from agent.settings import Timings
 from agent.spool import Spool, SpoolReader
+from tests.agent.sandbox.conftest import run_as_nobody
 from tests.agent.scripts.event_writer import event, file_of, scalar
 
 TIMINGS = Timings(gather=0.02, orders=0.02, sync=0.1, figures=5.0, cancel=0.5, pipes=1.0)
@@ -82,6 +90,7 @@ class Job:
         self.environment = dict(os.environ)
         self.allowed: tuple[str, ...] = ()
         self.limits: dict[str, Any] = {}
+        self.beside: dict[str, str] = {}  # in the archive, beside the project's folder
         self.depot: Any = None
         self.child: Any = None
 
@@ -162,6 +171,8 @@ class Job:
             for path in sorted(self.script.rglob("*")):
                 if path.is_file():
                     archive.write(path, path.relative_to(self.script.parent))
+            for name, text in self.beside.items():
+                archive.writestr(name, text)
         return packed
 
 
@@ -175,6 +186,13 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Job]:
 @pytest.fixture
 def own_job(tmp_path: Path) -> Iterator[Job]:
     yield from _job(tmp_path, False)
+
+
+@pytest.fixture
+def boxed_job(tmp_path: Path) -> Iterator[Job]:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    yield from _job(tmp_path, True)
 
 
 def _job(folder: Path, boxed: bool) -> Iterator[Job]:
@@ -576,6 +594,11 @@ def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:
     assert "torch," not in str(final.message)
 
 
+@pytest.mark.parametrize("marker", ["(" * 20_000, '"a" ~= "b"', 'os_name ~= "1"'])
+def test_a_requirement_that_cannot_be_judged_is_not_met(marker: str) -> None:
+    assert requirements.unmet(BytesIO(f"pip; {marker}".encode())) == [f"pip; {marker}"[:80]]
+
+
 def test_an_interpreter_must_lie_in_an_allowed_folder(own_job: Job) -> None:
     own_job.write("train.py", "print('ran')")
     refused = own_job.run(python="/bin/sh")
@@ -626,9 +649,9 @@ def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_p
     one = Job(tmp_path, True)
     one.write("train.py", f"""
         import os, shutil, sys
-        shutil.rmtree("/work/.trainyard")
+        shutil.rmtree("../.trainyard")
         for name in (".trainyard", "project/samples", "project/output"):
-            os.symlink({str(secret)!r}, "/work/" + name)
+            os.symlink({str(secret)!r}, "../" + name)
         os.symlink({str(secret)!r} + "/requirements.txt", "requirements.txt")
         sys.exit(3)
     """)  # fmt: skip
@@ -637,3 +660,173 @@ def test_links_that_one_attempt_leaves_show_the_next_nothing_of_the_server(tmp_p
     told += f"{one.run()} {one.log()} {one.items('samples')} {one.items('event')}"
     assert "secret-of-the-server" not in told and one.depot.delivered == []
     assert sorted(path.name for path in secret.iterdir()) == ["requirements.txt", "secret.txt"]
+
+
+def test_a_long_command_line_reaches_the_script_as_it_is(job: Job) -> None:
+    job.write("train.py", "import sys; print(len(sys.argv), len(''.join(sys.argv[1:])))")
+    assert job.run(arguments=["\u00e9" * 1000] * 200) == Final("completed")
+    assert job.log().startswith("201 200000\n")
+
+
+@pytest.mark.parametrize("left", ["open(tools, 'w').close()", "os.mkfifo(tools)", "os.symlink('nowhere', tools)"])
+def test_what_an_attempt_leaves_in_place_of_the_helper_does_not_end_the_next_one(boxed_job: Job, left: str) -> None:
+    boxed_job.write("train.py", f"""
+        import os, shutil
+        if os.path.exists("been here"):
+            raise SystemExit(0)
+        open("been here", "w").close()
+        tools = "../.trainyard"
+        shutil.rmtree(tools)
+        {left}
+        raise SystemExit(3)
+    """)  # fmt: skip
+    assert boxed_job.run().cause == "member_code"
+    assert boxed_job.run() == Final("completed")
+
+
+def test_an_archive_may_hold_a_file_with_the_helpers_name(boxed_job: Job) -> None:
+    boxed_job.beside[".trainyard"] = "mine"
+    boxed_job.write("train.py", "import trainyard\ntrainyard.log(loss=0.5, step=1)")
+    assert boxed_job.run() == Final("completed")
+    assert boxed_job.curve() == [(1, 0.5)]
+
+
+def test_what_a_script_writes_beside_its_folder_does_not_hide_it_from_the_next_attempt(boxed_job: Job) -> None:
+    boxed_job.write("train.py", """
+        import os
+        again = os.path.exists("../note")
+        open("../note", "w").close()
+        raise SystemExit(0 if again else 3)
+    """)  # fmt: skip
+    assert boxed_job.run().cause == "member_code"
+    assert boxed_job.run() == Final("completed")
+
+
+def test_an_archive_that_was_unpacked_before_its_folder_was_noted_is_gone_on_with(boxed_job: Job) -> None:
+    boxed_job.write("train.py", "print('ran')")
+    assert boxed_job.run() == Final("completed")
+    (boxed_job.folder / "unpacked").write_text("")
+    assert boxed_job.run() == Final("completed")
+
+
+def test_a_worker_without_root_goes_on_with_a_folder_that_a_script_has_closed(tmp_path: Path) -> None:
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
+    home = tmp_path / "home"
+    home.mkdir()
+    with zipfile.ZipFile(home / "project.zip", "w") as archive:
+        archive.writestr("project/train.py", dedent("""
+            import os
+            tools = os.environ["PYTHONPATH"]
+            os.mkdir(tools + "/closed", 0)
+            for folder in (tools, ".."):
+                os.chmod(folder, 0)
+            print("ran", flush=True)
+        """))  # fmt: skip
+    done = run_as_nobody("""if True:
+        from pathlib import Path
+        from agent import recipes
+        from agent.recipes.script import train
+        here = Path.cwd()
+        assignment = recipes.Assignment(
+            recipes.check("script", {})[0], here / "project.zip", None, "none", "none", here / "job", "mine",
+            lambda kind, **fields: None, lambda: False, terms={"sandbox": {"lane": 1}})
+        assignment.folder.mkdir()
+        for _ in range(2):
+            print(train(assignment), flush=True)
+    """, home)  # fmt: skip
+    if "namespace" in done.stderr:
+        pytest.skip("Only root can build namespaces here.")
+    assert [line for line in done.stdout.splitlines() if line[0] != "("] == ["ran", "completed"] * 2, done.stderr
+
+
+def test_names_that_the_record_or_the_database_cannot_take_are_not_kept(job: Job) -> None:
+    long = f"output/{'a' * 99}/{'b' * 99}"
+    job.write("train.py", f"""
+        import os
+        for name in ("run.json/x", {long!r}, "output/good"):
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+            open(name, "w").close()
+    """)  # fmt: skip
+    assert job.run(outputs=["run.json/*", "output/**"]) == Final("completed")
+    assert job.depot.delivered == ["output/good", "run.json"]
+    assert "'run.json/x' was not kept" in job.log() and "206 letters" in job.log()
+
+
+def test_files_with_holes_do_not_fill_the_servers_disk(boxed_job: Job) -> None:
+    """They take no room in the box, and would take all that they claim outside of it."""
+    boxed_job.limits = {"work_bytes": 8 << 20}
+    boxed_job.write("train.py", """
+        import os, sys
+        os.makedirs("output", exist_ok=True)
+        for number in range(3):
+            open(f"output/{number}", "wb").truncate(int(sys.argv[1]) << 20)
+    """)  # fmt: skip
+    final = boxed_job.run(arguments=["6"])
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert "18 MiB" in str(final.message) and "8 MiB" in str(final.message)
+    assert boxed_job.depot.delivered == [] and not list((boxed_job.folder / "output").glob("**/*"))
+    assert boxed_job.run(arguments=["2"]) == Final("completed")
+    assert boxed_job.depot.delivered == ["output/0", "output/1", "output/2", "run.json"]
+
+
+def test_only_what_this_attempt_keeps_is_delivered(job: Job) -> None:
+    (job.folder / "output" / "deep").mkdir(parents=True)
+    (job.folder / "output" / "deep" / "old.bin").write_text("from an attempt before")
+    job.write("train.py", "import os; os.makedirs('output'); open('output/new', 'w').close()")
+    assert job.run() == Final("completed")
+    assert job.depot.delivered == ["output/new", "run.json"]
+
+
+def test_a_folder_that_cannot_be_used_is_the_scripts_doing_and_a_full_disk_is_not(tmp_path: Path) -> None:
+    with pytest.raises(JobFailed, match="cannot be used") as refusal, left_by_the_script():
+        (tmp_path / "gone" / "file").write_text("x")
+    assert refusal.value.cause == "member_code"
+    with pytest.raises(OSError), left_by_the_script():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_limits_are_watched_while_many_files_are_looked_at(boxed_job: Job) -> None:
+    boxed_job.limits = {"wall_seconds": 4}
+    boxed_job.write("train.py", """
+        import os, time
+        began = time.time()
+        open("alive", "w").write("0")
+        os.makedirs("a/b/c/d/e/f/g")
+        for number in range(20_000):
+            open(f"a/b/c/d/e/f/g/{number}", "w").close()
+        while True:
+            open("alive", "w").write(str(time.time() - began))
+            time.sleep(0.1)
+    """)  # fmt: skip
+    final = boxed_job.run(checkpoints=[f"**/*/**/*-{number}" for number in range(20)])
+    assert (final.cause, boxed_job.facts()["exit_status"]) == ("member_code", "time_limit")
+    assert float((boxed_job.folder / "work" / "project" / "alive").read_text() or 0) < 9
+
+
+def test_looking_at_a_folder_has_an_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "LOOKING_SECONDS", -1.0)
+    job.write("train.py", "print('never')")
+    assignment = recipes.Assignment(
+        recipes.check("script", {})[0], job.script, None, "none", "none", job.folder, "mine", lambda kind, **fields: None,
+        lambda: False,
+    )  # fmt: skip
+    with pytest.raises(JobFailed, match="Looking at the script's folder took") as refusal:
+        setup.prepare(assignment)
+    assert refusal.value.cause == "member_code" and refusal.value.advice
+
+
+@pytest.mark.parametrize(
+    ("patterns", "told"),
+    [
+        (["out/*"] * 21, "at most 20"),
+        (["out/**/ckpt/**/**"], "more than two"),
+        (["../out"], "does not lie below"),
+    ],
+)
+def test_patterns_that_would_take_forever_are_refused(patterns: list[str], told: str) -> None:
+    for name in ("outputs", "checkpoints"):
+        assert told in recipes.check("script", {name: patterns})[1][name]
+        with pytest.raises(BadManifest, match=rf"yard\.toml: {name}: .*{told}"):
+            parse(f"{name} = {json.dumps(patterns)}".encode())
+    assert not recipes.check("script", {"outputs": ["**/ckpt/**"] * 20})[1]

@@ -127,7 +127,7 @@ def test_a_box_says_how_the_script_sees_a_file(lane: int, tmp_path: Path) -> Non
     data = tmp_path / "rows.jsonl"
     data.write_text("{}\n")
     box = Box(tmp_path / "work", Limits(), 1, pass_paths={"/data/rows.jsonl": data})
-    assert box.inside(tmp_path / "work" / "model" / "weights") == "/work/model/weights"
+    assert box.inside(tmp_path / "work" / "model" / "weights") == f"{box.work}/model/weights"
     assert box.inside(data) == "/data/rows.jsonl"
     with pytest.raises(ValueError, match="not part of the box"):
         box.inside(tmp_path / "secret")
@@ -138,6 +138,20 @@ def test_a_box_says_how_the_script_sees_a_file(lane: int, tmp_path: Path) -> Non
         assert running.verdict(running.wait(20)).status == "ok"
         printed.seek(0)
         assert printed.read() == b"{}\n"
+
+
+def test_what_lies_below_the_name_of_the_work_folder_is_seen_beside_it(lane: int, tmp_path: Path) -> None:
+    """A Python below /work was hidden by the work folder, and no box could be built."""
+    shown = tmp_path / "python"
+    shown.mkdir()
+    (shown / "program").write_text("a program\n")
+    box = Box(tmp_path / "work", Limits(), 1, pass_paths={"/work/main/python": shown})
+    command = ["/bin/sh", "-c", "cat /work/main/python/program; echo trained > model; pwd"]
+    with open(tmp_path / "out", "w+b") as printed, box.start(command, printed.fileno()) as running:
+        assert running.verdict(running.wait(20)).status == "ok"
+        printed.seek(0)
+        assert printed.read().decode() == f"a program\n{box.work}\n"
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["model"]
 
 
 def test_gpus_are_shown_only_when_asked_for_and_only_those() -> None:

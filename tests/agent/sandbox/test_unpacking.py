@@ -52,9 +52,7 @@ def test_an_unpacker_that_was_taken_over_is_still_in_its_box(
     lane: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if an archive had found a hole in the unpacker: what it writes without end is stopped by the bounds of the box."""
-    hostile = (
-        b"import time\nfor n in range(10000):\n    open(f'/work/{n}', 'wb').write(b'x' * (1 << 20)); time.sleep(0.01)\n"
-    )
+    hostile = b"import sys, time\nfor n in range(10000):\n    open(f'{sys.argv[-1]}/{n}', 'wb').write(b'x' * (1 << 20)); time.sleep(0.01)\n"
     monkeypatch.setattr(module, "_source", lambda: hostile)
     archive = packed(tmp_path / "a.zip", {"train.py": b"x"})
     with pytest.raises(BadArchive, match="bounds"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,20 @@ def test_there_is_an_end_to_how_many_are_shown(tmp_path: Path) -> None:
     samples = Samples(Folder(tmp_path), 0)
     assert len(taken(samples)) == MOST_SAMPLES
     assert samples.notes == [f"Only the first {MOST_SAMPLES} samples are shown."]
+
+
+def test_names_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    """A script that renames its files between two looks made the memory of them grow without end."""
+    samples = Samples(Folder(tmp_path), 0)
+    names = [f"{number:04}{'a' * 200}" for number in range(1_000)]
+    for name in names:
+        (tmp_path / name).touch()
+    held = list[int]()
+    tracemalloc.start()
+    for look in range(5):
+        assert taken(samples, last=False) == []
+        held.append(tracemalloc.get_traced_memory()[0])
+        for name in names:
+            (tmp_path / f"{name}{look or ''}").rename(tmp_path / f"{name}{look + 1}")
+    tracemalloc.stop()
+    assert held[-1] < 2 * held[0]
