@@ -116,6 +116,7 @@ class Job:
             return runner.run(
                 spec, self.folder, spool, self.depot, self.child, lambda: self.order, timings=TIMINGS,
                 terms=self._terms().as_dict(),
+                secrets=[self.environment[name] for name in self.allowed if name in self.environment],
             )  # fmt: skip
         finally:
             spool.close()
@@ -512,11 +513,14 @@ def test_a_disk_that_fills_while_files_are_kept_fails_the_job(own_job: Job, tmp_
     own_job.write("train.py", "import os; os.makedirs('output'); open('output/model.pt', 'w').write('weights')")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "sitecustomize.py").write_text(dedent("""
-        import errno, shutil
-        def copyfileobj(source, target, size=0):
-            target.write(source.read(3))
-            raise OSError(errno.ENOSPC, "No space left on device")
-        shutil.copyfileobj = copyfileobj
+        import errno, io, pathlib
+        class Full(io.BytesIO):
+            def write(self, data):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        open_ = pathlib.Path.open
+        def full(path, mode="r", *given, **named):
+            return Full() if mode == "wb" and path.name == "model.pt" else open_(path, mode, *given, **named)
+        pathlib.Path.open = full
     """))  # fmt: skip
     own_job.environment["PYTHONPATH"] = str(tmp_path / "full")
     final = own_job.run()

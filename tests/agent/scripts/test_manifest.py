@@ -110,7 +110,7 @@ def test_values_that_do_not_fit_get_a_sentence_each() -> None:
         ("arguments = 'a b'", "arguments must be a list"),
         ("outputs = ['../*']", "does not lie below"),
         ("outputs = ['..\\\\secrets']", "does not lie below"),
-        (f"checkpoints = {['a/*'] * 201}", "checkpoints must hold at most 200 patterns"),
+        (f"checkpoints = {['a/*'] * 201}", "checkpoints: These are 201 patterns; at most 20 are taken"),
         ("resume = '--resume'", "resume must be a list"),
         ("parameters = 3", "parameters must be"),
         ("[parameters.lr]\ntype = 'number'", "type must be one of"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -22,26 +21,35 @@ def setup(tmp_path: Path) -> Any:
     (tmp_path / "script" / "out").mkdir(parents=True)
     for name in ("a.pt", "b.pt", "c.pt"):
         (tmp_path / "script" / "out" / name).write_text(name * 10)
-    return SimpleNamespace(folder=Folder(tmp_path / "script"), outputs=["out/**"], since=0.0)
+    return SimpleNamespace(folder=Folder(tmp_path / "script"), outputs=["out/**"], since=0.0, limits=None)
 
 
-def breaking(number: int, at: str) -> Callable[[BinaryIO, BinaryIO, int], None]:
-    """A copying that ends with an error in the middle of one file."""
-    copy = shutil.copyfileobj
+class Breaking(io.BytesIO):
+    """A file that breaks off behind its first bytes."""
 
-    def copied(source: BinaryIO, target: BinaryIO, size: int) -> None:
-        if at in str(target.name):
-            target.write(source.read(5))
-            raise OSError(number, os.strerror(number))
-        copy(source, target, size)
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number, self._is_begun = number, False
 
-    return copied
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._is_begun:
+            raise OSError(self._number, os.strerror(self._number))
+        self._is_begun = True
+        return b"begun"
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
+    """Let the copying of one file end in its middle."""
+    open_ = Folder.open
+    monkeypatch.setattr(
+        Folder, "open", lambda folder, asked: Breaking(number) if name in asked else open_(folder, asked)
+    )
 
 
 def test_of_a_file_that_cannot_be_read_to_its_end_nothing_stays(
     setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "copyfileobj", breaking(errno.EIO, "b.pt"))
+    break_off(monkeypatch, errno.EIO, "b.pt")
     kept, notes = collect(setup, tmp_path / "output", {})
     assert notes == ["out/b.pt was not kept: Input/output error."]
     assert [file["name"] for file in kept] == ["out/a.pt", "out/c.pt"]
@@ -53,7 +61,7 @@ def test_of_a_file_that_cannot_be_read_to_its_end_nothing_stays(
 def test_a_full_disk_is_no_matter_of_one_file(
     setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(shutil, "copyfileobj", breaking(number, "b.pt"))
+    break_off(monkeypatch, number, "b.pt")
     with pytest.raises(OSError) as failure:
         collect(setup, tmp_path / "output", {})
     assert failure.value.errno == number
