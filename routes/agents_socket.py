@@ -13,6 +13,7 @@ import json
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -50,6 +51,7 @@ SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = (
 CLOSE_FLOOD = 1008  # RFC 6455, section 7.4.1: against the rules of this server
 BAD_FRAMES = 3
 MOST_LINKS, FILES_FOR_PAGES = 10_000, 300
+SHARE = 4  # a member's machines take at most this part of the places, so that nobody takes everybody's
 FULL_SECONDS = 60.0
 
 
@@ -182,6 +184,7 @@ class Rounds:
 
     def __init__(self, app: Flask) -> None:
         self.links = set[Link]()
+        self._of_members = Counter[int]()
         self._app = app
         self._orders = Pool(ORDERS_AT_ONCE)
         self._to_look_at = set[Link]()
@@ -194,15 +197,26 @@ class Rounds:
         if self._is_over:
             link.say_goodbye(agent_sessions.RESTART_SECONDS)
             return
-        if len(self.links) >= _most_links():
-            log.warning("agents_too_many", connected=len(self.links))
+        if fault := self._has_no_room_for(link):
+            log.warning("agents_too_many", connected=len(self.links), member=link.session.user_id, message=fault)
             link.say_goodbye(FULL_SECONDS, "full")
             return
         self.links.add(link)
+        self._of_members[link.session.user_id] += 1
         link.listen()
         if not self._is_running:
             self._is_running = True
             gevent.spawn(self._run)
+
+    def _has_no_room_for(self, link: Link) -> str | None:
+        """Why a connection cannot be taken, as a sentence for the log."""
+        most = _most_links()
+        if len(self.links) >= most:
+            return f"This process holds {most:,} agents, as many as it can. Start another one, or allow it more files."
+        share = max(1, most // SHARE)
+        if self._of_members[link.session.user_id] >= share:
+            return f"This member has {share:,} agents connected, as many as one member may have in a process."
+        return None
 
     def end(self, links: list[Link], code: int, reason: str) -> None:
         """End these connections, telling the agents why."""
@@ -212,8 +226,10 @@ class Rounds:
 
     def leave(self, links: list[Link]) -> None:
         """Forget connections that are over. Those that end at the same moment are stored together."""
-        self._left += [link.session for link in links if link in self.links]
-        self.links.difference_update(links)
+        gone = self.links.intersection(links)
+        self._left += [link.session for link in gone]
+        self.links -= gone
+        self._of_members -= Counter(link.session.user_id for link in gone)
         with self._leaving:
             time.sleep(0)
             left, self._left = self._left, []

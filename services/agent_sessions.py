@@ -43,7 +43,7 @@ class AgentSession:
 
     def __init__(self, key: ApiKey) -> None:
         self.id = str(uuid.uuid4())
-        self.key_id = key.id
+        self.key_id, self.user_id = key.id, key.user_id
         self.agent_id: int | None = None
         self._held: set[Held] = set()
         self._stops_sent: dict[tuple[Held, str], float] = {}

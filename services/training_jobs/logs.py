@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 
 from models.base import db, end_read
 from models.training_jobs import TrainingEvent
 
 READ_AT_ONCE = 100  # records, of up to 64 KiB each
 TAIL_LINES = 200
+LOOKED_BACK = 20_000  # records
 
 
 class Transcript:
     """Turns log records into text, one after another. A record without text stands for one that the machine has lost."""
 
-    def __init__(self) -> None:
-        self._missing = 0
+    def __init__(self, missing: int = 0) -> None:
+        self._missing = missing
         self._is_new_line = True
 
     def add(self, record: str) -> str:
@@ -56,21 +57,33 @@ def log_of(job_id: int) -> Iterator[str]:
 
 def log_tail(job_id: int, through: int, lines: int = TAIL_LINES) -> str:
     """The last lines of the log up to the event with number `through`, which the page then follows from."""
-    query = select(TrainingEvent.payload).where(
-        TrainingEvent.job_id == job_id, TrainingEvent.stream == "log", TrainingEvent.number <= through
+    newest = (
+        select(TrainingEvent.number, TrainingEvent.payload["text"].as_string().label("text"))
+        .where(*_log(job_id), TrainingEvent.number <= through)
+        .order_by(TrainingEvent.number.desc())
+        .limit(lines)
     )
-    newest = list(db.session.scalars(query.order_by(TrainingEvent.number.desc()).limit(lines)))
-    transcript = Transcript()
-    text = "".join(transcript.add(payload["text"]) for payload in reversed(newest)) + transcript.end()
+    records = db.session.execute(newest).all()[::-1]
+    cut = bool(records) and not records[0].text
+    transcript = Transcript(_missing_before(job_id, records[0].number) if cut else 0)
+    text = "".join(transcript.add(record.text) for record in records) + transcript.end()
     return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def _missing_before(job_id: int, number: int) -> int:
+    """How many log records are missing right before an event; so many are looked at and no more."""
+    before = (*_log(job_id), TrainingEvent.number < number)
+    newest_first = select(TrainingEvent.number).where(*before).order_by(TrainingEvent.number.desc()).limit(1)
+    floor = db.session.scalar(newest_first.offset(LOOKED_BACK)) or 0
+    is_there = (TrainingEvent.number > floor, TrainingEvent.payload["text"].as_string() != "")
+    last = db.session.scalar(newest_first.where(*is_there)) or floor
+    return db.session.scalar(select(func.count()).where(*before, TrainingEvent.number > last)) or 0
 
 
 def records_of(job_id: int, attempt: int | None = None) -> Iterator[str]:
     """The texts of the log as they are stored, read some at a time; the connection is given back in between: whoever
     takes the log over a slow line keeps none."""
-    query = select(TrainingEvent.number, TrainingEvent.payload).where(
-        TrainingEvent.job_id == job_id, TrainingEvent.stream == "log"
-    )
+    query = select(TrainingEvent.number, TrainingEvent.payload).where(*_log(job_id))
     if attempt is not None:
         query = query.where(TrainingEvent.attempt == attempt)
     query, last = query.order_by(TrainingEvent.number).limit(READ_AT_ONCE), 0
@@ -78,3 +91,7 @@ def records_of(job_id: int, attempt: int | None = None) -> Iterator[str]:
         end_read()
         last = rows[-1].number
         yield from (row.payload["text"] for row in rows)
+
+
+def _log(job_id: int) -> tuple[ColumnElement[bool], ...]:
+    return TrainingEvent.job_id == job_id, TrainingEvent.stream == "log"

@@ -1,6 +1,7 @@
 // The log that follows: stays at the newest line until the reader scrolls up, keeps the page light, copies.
 (() => {
   const KEPT_LINES = 5000;
+  const MOST_WAITING = 1 << 20; // characters; a hidden page draws no frames while events go on
 
   window.trainyard.log = (panel) => {
     const lines = panel.querySelector("[data-log-lines]");
@@ -33,6 +34,7 @@
     const atNewest = () => lines.scrollHeight - lines.scrollTop - lines.clientHeight < 24;
 
     function flush() {
+      cancelAnimationFrame(frame);
       frame = 0;
       const text = waiting;
       waiting = "";
@@ -68,7 +70,8 @@
     return {
       append(text) {
         waiting += text;
-        if (!frame) frame = requestAnimationFrame(flush);
+        if (waiting.length > MOST_WAITING) flush();
+        else if (!frame) frame = requestAnimationFrame(flush);
       },
     };
   };

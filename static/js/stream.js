@@ -4,7 +4,8 @@
 (() => {
   const FIRST_DELAY = 500;
   const LONGEST_DELAY = 15000;
-  const SILENCE = 60000;
+  const SILENCE = 60000; // the server says something every 15 s
+  const LOOK_EVERY = 15000;
 
   // url: address without a query. after: number of the last event already on the page.
   // handlers: by event name, called with (data). mark: called with "live", "reconnecting" or "ended".
@@ -20,6 +21,7 @@
     function open() {
       clearTimeout(timer);
       source?.close();
+      heard = Date.now();
       source = new EventSource(`${url}?after=${last}`);
       source.onopen = () => {
         delay = FIRST_DELAY;
@@ -27,6 +29,14 @@
         mark("live");
       };
       source.onerror = again;
+      source.addEventListener("alive", () => {
+        heard = Date.now();
+      });
+      // The page has events that the server knows nothing of: a backup was put back.
+      source.addEventListener("reset", () => {
+        stop();
+        location.reload();
+      });
       for (const name of Object.keys(handlers)) source.addEventListener(name, receive);
     }
     function receive(event) {
@@ -46,22 +56,33 @@
       timer = setTimeout(open, delay * (0.75 + Math.random() / 2));
       delay = Math.min(delay * 2, LONGEST_DELAY);
     }
+    const isSilent = () => Date.now() - heard > SILENCE;
     // A laptop that slept or a network that changed may leave a dead connection that reports nothing.
     function look() {
       if (ended || document.hidden) return;
-      if (source.readyState === EventSource.CLOSED || Date.now() - heard > SILENCE) {
+      if (source.readyState === EventSource.CLOSED || isSilent()) {
         delay = FIRST_DELAY;
         open();
       }
     }
+    function lookNowAndThen() {
+      if (ended || document.hidden || source.readyState === EventSource.CLOSED || !isSilent()) return;
+      mark("reconnecting");
+      open();
+    }
+    function stop() {
+      ended = true;
+      clearTimeout(timer);
+      clearInterval(looking);
+      source.close();
+    }
     document.addEventListener("visibilitychange", look);
     addEventListener("online", look);
+    const looking = setInterval(lookNowAndThen, LOOK_EVERY);
     open();
     return {
       end() {
-        ended = true;
-        clearTimeout(timer);
-        source.close();
+        stop();
         mark("ended");
       },
     };

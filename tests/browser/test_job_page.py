@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -211,3 +212,89 @@ def test_without_javascript_the_page_says_what_ran_and_the_switch_works(site: Si
         page.get_by_role("switch").first.click()
         expect(page.get_by_role("switch").first).to_have_attribute("aria-checked", state)
     context.close()
+
+
+def test_where_the_log_lacks_records_the_open_page_says_so_as_the_loaded_one_does(
+    site: Site, visit: Visit, unread: int
+) -> None:
+    visit.log_in()
+    page = visit.open(f"/training-jobs/{unread}")
+    expect(page.locator("[data-connection]")).to_have_text("Live")
+    with yard(site):
+        lost = [{"text": ""} for _ in range(134)]
+        training_jobs.record(unread, 1, "log", 1, [{"text": "before\n"}, *lost, {"text": "after\n"}])
+    lines = page.locator("[data-log-lines]")
+    expect(lines).to_have_text(re.compile(r"^before\n\(134 log records are missing here: [^\n]*\)\nafter\n$"))
+    live = lines.text_content()
+    with yard(site):
+        training_jobs.end(unread, 1, Final("failed", "member_machine", "The machine's disk was full.", "Make room."))
+    expect(page.locator("[data-region=aside]")).to_contain_text("Incomplete 134 records missing")
+    page.reload()
+    assert lines.text_content() == live
+    assert visit.complaints == []
+
+
+# A connection in the page's hands: `streams` are those it has opened, and they say what the test lets them say.
+STREAMS = """
+window.streams = [];
+window.EventSource = class extends EventTarget {
+  static CONNECTING = 0; static OPEN = 1; static CLOSED = 2;
+  constructor(url) {
+    super();
+    Object.assign(this, { url, readyState: 1 });
+    window.streams.push(this);
+    setTimeout(() => this.onopen?.(), 1);
+  }
+  close() { this.readyState = 2; }
+};
+window.tell = (name, data) => window.streams.at(-1).dispatchEvent(new MessageEvent(name, { data: JSON.stringify(data) }));
+"""
+
+
+def opened(page: Page) -> int:
+    """How many connections the page has asked for so far."""
+    return int(page.evaluate("() => streams.length"))
+
+
+@pytest.fixture
+def told(site: Site, visit: Visit, unread: int) -> Page:
+    """The page of a job whose connection says what the test lets it say, by a clock that the test moves."""
+    visit.log_in()
+    visit.page.clock.install()
+    visit.page.add_init_script(STREAMS)
+    page = visit.open(f"/training-jobs/{unread}")
+    page.clock.run_for(100)
+    expect(page.locator("[data-connection]")).to_have_text("Live")
+    assert opened(page) == 1
+    return page
+
+
+def test_the_page_looks_after_its_connection(told: Page) -> None:
+    """A quiet one stays, one that died without a word or was refused is asked for again, and after a backup was put back
+    the page loads itself again, once."""
+    live = told.locator("[data-connection]")
+    for _ in range(10):
+        told.clock.run_for(15_000)
+        told.evaluate("() => tell('alive', {})")
+    assert opened(told) == 1
+    told.clock.run_for(80_000)
+    assert opened(told) == 2
+    expect(live).to_have_text("Live")
+    told.evaluate("() => { const one = streams.at(-1); one.readyState = 2; one.onerror(); }")
+    expect(live).to_have_text("Reconnecting")
+    told.clock.run_for(2_000)
+    assert opened(told) == 3
+    expect(live).to_have_text("Live")
+    with told.expect_navigation():
+        told.evaluate("() => tell('reset', {})")
+    told.clock.run_for(30_000)
+    expect(live).to_have_text("Live")
+    assert opened(told) == 1
+
+
+def test_a_page_that_draws_no_frames_keeps_no_more_than_its_last_lines(told: Page) -> None:
+    told.evaluate("() => { window.requestAnimationFrame = () => 1; }")
+    told.evaluate("() => { for (let i = 1; i <= 9000; i++) tell('log', { text: `line ${i} ${'x'.repeat(500)}\\n` }); }")
+    shown = told.locator("[data-log-lines]").text_content() or ""
+    numbers = [int(number) for number in re.findall(r"^line (\d+) ", shown, re.MULTILINE)]
+    assert numbers[-1] > 6000 and len(numbers) < 6000 and shown.startswith("… earlier lines are in the download")

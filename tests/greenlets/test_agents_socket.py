@@ -183,6 +183,23 @@ def test_who_finds_no_room_is_told_when_to_come_back(
     greeted("third")
 
 
+def test_one_member_takes_a_quarter_of_the_places_and_leaves_the_others(
+    app: Flask, rounds: Rounds, greeted: Connects, machine: Connects, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents_socket, "MOST_LINKS", 8)
+    first, _ = greeted("first"), greeted("second")
+    told = machine("third").hear()
+    assert isinstance(told, dict) and (told["type"], told["reason"], told["retry_after"]) == ("bye", "full", 60)
+    of_bob = Machine(app, rounds, bob, "of bob")
+    of_bob.connect()
+    of_bob.say_hello()
+    welcome = of_bob.hear()
+    assert isinstance(welcome, dict) and welcome["type"] == "welcome"
+    first.go()
+    until(lambda: len(rounds.links) == 2, 2, "there is room again")
+    greeted("fourth")
+
+
 def test_heartbeats_are_small_talk_by_the_jobs_they_list(greeted: Connects) -> None:
     honest, flood = greeted("honest"), greeted("flood")
     beat = {"type": "heartbeat", "jobs": [{"job": number, "attempt": 1} for number in range(1, 101)]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import html
 import json
 import re
@@ -21,8 +23,10 @@ from sqlalchemy import event as event_of_sqlalchemy
 from models.accounts import User
 from models.base import db, now, release, transaction
 from models.training_jobs import TrainingJob
+from routes import job_stream
 from services import api_keys, training_jobs
 from services.training_jobs import Final, Order
+from tests.conftest import member
 from tests.factories import make_agent
 
 GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--note", "hello world"]}
@@ -255,7 +259,7 @@ class TestLog:
         assert browser.get(f"/api/training-jobs/{job}/logs").text == whole
         training_jobs.end(job, 1, Final("failed", "member_machine", "It ended.", None))
         assert followed(browser, job, 0) == whole
-        assert said.replace("1,234", "200") in words(browser, f"/training-jobs/{job}")  # the last 200 records
+        assert "Log Follow Copy Download " + said in words(browser, f"/training-jobs/{job}")  # it begins in the gap
 
     def test_details_tell_whether_the_log_was_checked(self, job: int, browser: FlaskClient, alice: User) -> None:
         log(job, 1, "one\n")
@@ -272,6 +276,79 @@ class TestLog:
         log(job, 1, "one\n")
         training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256="0" * 64))
         assert "Log Not as it was written its sum differs" in words(browser, f"/training-jobs/{job}")
+
+
+class TestStream:
+    """The events of a job as they come."""
+
+    def test_who_has_more_than_there_is_since_a_backup_was_put_back_is_told_to_begin_anew(
+        self, job: int, browser: FlaskClient
+    ) -> None:
+        log(job, 1, "one\n")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None))
+        last = training_jobs.queries.get_for(member("alice"), job).last_event
+        events = f"/api/training-jobs/{job}/events"
+        for after, told in ((0, []), (last, []), (last + 1, [str(last)])):
+            stream = browser.get(events, headers={"Last-Event-ID": str(after)}).text
+            assert re.findall(r"event: reset\nid: (\d+)\n", stream) == told and stream.count("event: end") == 1
+
+    def test_a_quiet_job_is_heard_to_be_alive(
+        self, job: int, sqlite_app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_stream, "ALIVE_SECONDS", 0.1)
+        monkeypatch.setattr(job_stream, "LOOK_AGAIN_SECONDS", 0.1)
+        with Follower(sqlite_app, alice, job) as one:
+            while "event: alive" not in (told := one.hear()):
+                assert "event: end" not in told
+
+    @pytest.mark.parametrize("kind", ["log", "metrics", "status", "end", "reset", "alive"])
+    def test_a_runner_speaks_not_for_the_server(self, job: int, browser: FlaskClient, kind: str) -> None:
+        event(job, 1, kind, text="forged")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None))
+        told = re.findall(r"event: (\w+)\nid: \d+\ndata: (.*)\n", browser.get(f"/api/training-jobs/{job}/events").text)
+        assert [name for name, data in told if "forged" in data] == ["event"]
+
+    def test_nobody_follows_more_than_fifty_trainings_at_once_and_nobody_else_is_kept_from_it(
+        self, job: int, sqlite_app: Flask, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_stream, "MOST_AT_ONCE", 3)
+        with contextlib.ExitStack() as open_pages:
+            first, *_ = [open_pages.enter_context(Follower(sqlite_app, alice, job)) for _ in range(3)]
+            with Follower(sqlite_app, alice, job) as one_more:
+                refused = one_more.answer
+                assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+                assert refused.get_json()["error"]["message"].startswith("You follow 3 trainings at once")
+            other = script_job(bob)
+            with Follower(sqlite_app, bob, other) as of_bob:
+                assert of_bob.answer.status_code == 200
+            first.close()
+            with Follower(sqlite_app, alice, job) as again:
+                assert again.answer.status_code == 200
+        assert not job_stream._open
+
+
+class Follower:
+    """A program that follows a job, in a context of its own as every request has one."""
+
+    def __init__(self, app: Flask, user: User, job: int) -> None:
+        _, key = api_keys.create(user, "follows", "full")
+        self._context, headers = contextvars.Context(), {"Authorization": f"Bearer {key}"}
+        ask = FlaskClient(app, app.response_class).get
+        self.answer = self._context.run(ask, f"/api/training-jobs/{job}/events", headers=headers)
+        self._told = iter(self.answer.response)
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hear(self) -> str:
+        """What comes next."""
+        return self._context.run(next, self._told).decode()
+
+    def close(self) -> None:
+        self._context.run(self.answer.close)
 
 
 def log(job: int, first: int, *texts: str) -> None:
