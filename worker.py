@@ -172,14 +172,13 @@ class Pulse:
 class Line:
     """Carries the spool of an attempt into the database, and the lease and the orders back, in a thread of its own."""
 
-    def __init__(self, app: Flask, spec: JobSpec, spool: Spool, pulse: Pulse) -> None:
-        self._app, self._spec, self._spool, self._pulse = app, spec, spool, pulse
+    def __init__(self, app: Flask, spec: JobSpec, spool: Spool, pulse: Pulse, worker: int) -> None:
+        self._app, self._spec, self._spool, self._pulse, self._worker = app, spec, spool, pulse, worker
         self._order: str | None = None
         self._asked_to_end = False
         self._nudged = False
         self._ending = threading.Event()
         self._heard = time.monotonic()
-        self._worker = os.getppid()
         self._thread = threading.Thread(target=self._keep, name="line", daemon=True)
         self._thread.start()
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
@@ -280,20 +279,20 @@ class Line:
 
 def run_training_job(job_id: int, number: int) -> None:
     """Execute one attempt; RQ calls it in a process of its own."""
-    pulse = Pulse()
+    worker, pulse = os.getppid(), Pulse()
     child = ForkedChild(pulse.carry_out)  # before create_app: no thread and no connection exists yet
     _give_way()
     app = create_app()
     with app.app_context():
         spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
-        terms = training_jobs.terms_of(job_id, f"{socket.gethostname()} {os.getppid()}") if spec else {}
+        terms = training_jobs.terms_of(job_id, f"{socket.gethostname()} {worker}") if spec else {}
         release()
         if spec is None:
             child.close()
             return
         folder = server_files.folder_for(job_id)
         spool = Spool(folder / "attempts" / str(number) / "spool")
-        line = Line(app, spec, spool, pulse)
+        line = Line(app, spec, spool, pulse, worker)
         signal.signal(signal.SIGTERM, line.end)
         final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform", terms=terms)
         line.finish(final)
