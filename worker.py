@@ -172,8 +172,8 @@ class Pulse:
 class Line:
     """Carries the spool of an attempt into the database, and the lease and the orders back, in a thread of its own."""
 
-    def __init__(self, app: Flask, spec: JobSpec, spool: Spool, pulse: Pulse, worker: int) -> None:
-        self._app, self._spec, self._spool, self._pulse, self._worker = app, spec, spool, pulse, worker
+    def __init__(self, app: Flask, spec: JobSpec, spool: Spool, pulse: Pulse) -> None:
+        self._app, self._spec, self._spool, self._pulse = app, spec, spool, pulse
         self._order: str | None = None
         self._asked_to_end = False
         self._nudged = False
@@ -213,8 +213,6 @@ class Line:
     def _pass_on(self) -> None:
         renewed = float("-inf")
         while not self._ending.is_set():
-            if os.getppid() != self._worker:  # it was killed: nobody could end this process, and its place is taken
-                self._asked_to_end = True
             try:
                 if time.monotonic() - renewed > RENEW_SECONDS or self._nudged:
                     self._nudged = False
@@ -279,20 +277,20 @@ class Line:
 
 def run_training_job(job_id: int, number: int) -> None:
     """Execute one attempt; RQ calls it in a process of its own."""
-    worker, pulse = os.getppid(), Pulse()
+    pulse = Pulse()
     child = ForkedChild(pulse.carry_out)  # before create_app: no thread and no connection exists yet
     _give_way()
     app = create_app()
     with app.app_context():
         spec = training_jobs.claim(job_id, number, f"{socket.gethostname()} {os.getpid()}")
-        terms = training_jobs.terms_of(job_id, f"{socket.gethostname()} {worker}") if spec else {}
+        terms = training_jobs.terms_of(job_id, f"{socket.gethostname()} {os.getppid()}") if spec else {}
         release()
         if spec is None:
             child.close()
             return
         folder = server_files.folder_for(job_id)
         spool = Spool(folder / "attempts" / str(number) / "spool")
-        line = Line(app, spec, spool, pulse, worker)
+        line = Line(app, spec, spool, pulse)
         signal.signal(signal.SIGTERM, line.end)
         final = run(spec, folder, spool, Depot(app), child, line.orders, blame="platform", terms=terms)
         line.finish(final)

@@ -1,11 +1,13 @@
 """A whole yard on one machine: Redis, web, worker and clock as processes of one parent that keeps them alive.
 
 `python app.py` calls `run`. Each process writes its log under VAR_DIR/log. One that ends by itself is started again;
-Ctrl-C, or SIGTERM to the parent, ends all of them, and a running training saves a checkpoint first.
+Ctrl-C, or SIGTERM to the parent, ends all of them, and a running training saves a checkpoint first; so does the runner of
+a worker that was killed, which trains on as a child of the parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 END_SECONDS = 20.0
 LONGEST_PAUSE = 30.0
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass
@@ -76,6 +78,7 @@ def run(create_app: Callable[[Settings], Flask]) -> None:
     """Start everything, print the address, and stay until Ctrl-C."""
     signal.signal(signal.SIGTERM, _raise_ended)
     signal.signal(signal.SIGINT, _raise_ended)
+    _adopt_orphans()
     parts: list[Part] = []
     try:
         settings = Settings.from_env()
@@ -87,6 +90,7 @@ def run(create_app: Callable[[Settings], Flask]) -> None:
             time.sleep(0.5)
             for part in parts:
                 part.keep_alive(settings)
+            _bury_orphans(parts)
     except Ended:
         print("\nTrainyard ends; running trainings save a checkpoint.", flush=True)
     except BadSetting as error:
@@ -165,6 +169,10 @@ def _end(parts: list[Part]) -> None:
     """End web and clock, then the workers once their checkpoints are written, Redis last; whatever is left is killed."""
     family = psutil.Process().children(recursive=True)
     deadline = time.monotonic() + END_SECONDS
+    orphans = [process for process in psutil.Process().children() if process.pid not in _pids(parts)]
+    for orphan in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.terminate()
     for group in (("web", "clock", "worker"), ("redis",)):
         chosen = [part for part in parts if part.name.startswith(group) and part.process is not None]
         for part in chosen:
@@ -175,6 +183,7 @@ def _end(parts: list[Part]) -> None:
                 part.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(part, signal.SIGKILL)
+        psutil.wait_procs(orphans, max(0.1, deadline - time.monotonic()))
     for process in {*family, *psutil.Process().children(recursive=True)}:
         try:
             process.kill()
@@ -208,6 +217,25 @@ def _end_with_parent() -> None:
     """On Linux a part dies when the yard is killed outright (prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _adopt_orphans() -> None:
+    """On Linux let whatever the yard's processes leave behind become its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _bury_orphans(parts: list[Part]) -> None:
+    """Take note of the ends of processes that were adopted; those of the parts are `Popen`'s to note."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in _pids(
+            parts
+        ):
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+
+def _pids(parts: list[Part]) -> set[int]:
+    return {part.process.pid for part in parts if part.process is not None}
 
 
 def _raise_ended(_number: int, _frame: FrameType | None) -> None:

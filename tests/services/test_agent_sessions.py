@@ -284,13 +284,16 @@ def test_a_heartbeat_of_a_hundred_jobs_asks_the_database_as_often_as_one_of_two(
     jobs = [training_jobs.create(alice, order(dataset, place={"agent": session.agent_id})) for _ in range(20)]
     told = [{"job": one.id, "attempt": 1} for one in jobs]
     say(session, type="heartbeat", jobs=told)  # takes them
-    counts = []
-    for some in (told[:2], told):
+
+    def asked_for(some: list[dict[str, int]]) -> int:
         with statements() as asked:
             session.handle({"type": "heartbeat", "jobs": some})
-        counts.append(len(asked))
         db.session.rollback()
-    assert counts[0] == counts[1]
+        return len(asked)
+
+    # The least of three: now and then one also writes down the signs of life of the last seconds.
+    few, many = (min(asked_for(some) for _ in range(3)) for some in (told[:2], told))
+    assert few == many
 
 
 def test_a_message_of_more_records_than_the_window_is_no_message(session: AgentSession, job: TrainingJob) -> None:

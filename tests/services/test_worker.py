@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ def line(sqlite_app: Flask, alice: User, tmp_path: Path, monkeypatch: pytest.Mon
     release()
     spool = Spool(tmp_path / "spool")
     chatter = Chatter(spool)
-    made = worker.Line(sqlite_app, spec, spool, worker.Pulse(), os.getppid())
+    made = worker.Line(sqlite_app, spec, spool, worker.Pulse())
     yield made
     chatter.end()
     made.finish(training_jobs.Final("stopped"))

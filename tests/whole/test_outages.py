@@ -162,3 +162,22 @@ def test_a_worker_that_is_killed_leaves_its_runner_at_work_and_is_started_again(
     assert_no_hole(scene.alice, job, list(range(1, STEPS + 1)))
     later = scene.train("server", "after-worker", max_steps=4)
     scene.alice.wait_for_status(later, "completed", seconds=180)
+
+
+def test_the_runner_of_a_killed_worker_ends_with_the_yard_and_saves_a_checkpoint(own_scene: Scene) -> None:
+    scene = own_scene
+    job = scene.train("server", "orphan", max_steps=100_000)
+    scene.alice.wait_for_step(job, 3)
+    horse = scene.yard.horse()
+    assert horse is not None
+    scene.yard.worker().kill()
+    until(lambda: horse.ppid() == scene.yard.parent().pid, 10, "the runner is the yard's own")
+    scene.alice.wait_for_step(job, scene.alice.job(job)["step"] + 2)
+    assert scene.yard.stop() == 0  # no process is left
+    scene.yard.start()
+    again = until(
+        lambda: (told := scene.alice.job(job))["attempt"] == 2 and told["step"] > 3 and told, 60, "it goes on"
+    )
+    (first, _) = again["debugData"]["attempts"]
+    assert (first["outcome"], first["cause"]) == ("stopped", "preempted")
+    scene.alice.order(job, "cancel")
