@@ -5,6 +5,8 @@ from __future__ import annotations
 from flask.testing import FlaskClient
 
 from models.accounts import User
+from models.base import add, transaction
+from models.model_versions import TrainedModel
 from routes.dashboard import MACHINES
 from services import agents
 from tests.factories import make_agent
@@ -26,3 +28,14 @@ def test_the_list_of_trainings_says_how_many_machines_are_ready(browser: FlaskCl
     away = make_agent(alice, "away")
     agents.leave([away.session or ""])
     assert "2 of your machines are ready" in browser.get("/ai-training").text
+
+
+def test_more_models_than_the_plan_keeps_are_explained(browser: FlaskClient, alice: User) -> None:
+    said = "What your own machines train is kept beyond that limit."
+    for name in ("first", "second"):
+        for path in ("/dashboard", "/billing"):
+            assert said not in browser.get(path).text
+        with transaction():
+            add(TrainedModel(user_id=alice.id, name=name))
+    for path in ("/dashboard", "/billing"):
+        assert said in browser.get(path).text
