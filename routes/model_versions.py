@@ -105,6 +105,15 @@ def download(id: int, name: str) -> Response:
     return response
 
 
+@bp.get("/<int:id>/files")
+def download_all(id: int) -> Response:
+    version = model_versions.get_for(actor(), id)
+    response = Response(model_versions.zipped(version), mimetype="application/zip")
+    name = f"{model_versions.folder_name(version)}-{version.version}.zip"
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    return response
+
+
 def shown(version: ModelVersion) -> dict[str, Any]:
     """A model version as the API gives it."""
     return {
@@ -121,8 +130,9 @@ def _how_to_load(version: ModelVersion, files: list[dict[str, Any]]) -> str:
     if "adapter_model.safetensors" not in names and "config.json" not in names:
         tensors = [name for name in sorted(names) if name.endswith(".safetensors")]
         return LOAD_TENSORS.format(file=tensors[0]) if tensors else ""  # what a script keeps, its member can read
+    folder = model_versions.folder_name(version)
     if "adapter_model.safetensors" not in names:
-        return LOAD_WHOLE.format(folder=version.trained_model.name)
+        return LOAD_WHOLE.format(folder=folder)
     if "merged/model.safetensors" in names:
-        return LOAD_WHOLE.format(folder=f"{version.trained_model.name}/merged")
-    return LOAD_ADAPTER.format(folder=version.trained_model.name, base=version.base_name or "the base model")
+        return LOAD_WHOLE.format(folder=f"{folder}/merged")
+    return LOAD_ADAPTER.format(folder=folder, base=version.base_name or "the base model")

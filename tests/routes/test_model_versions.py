@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import zipfile
 from typing import Any
 
 import pytest
@@ -35,6 +37,21 @@ def test_a_model_is_brought_along_and_shown(sqlite_app: Flask, alice: User, brow
     assert browser.get("/api/models").get_json()[0]["id"] == made["id"]
     weights = browser.get(f"/api/models/{made['id']}/files/model.safetensors")
     assert weights.data == safetensors_files.file()
+
+
+def test_all_files_come_in_one_zip(sqlite_app: Flask, alice: User, browser: FlaskClient) -> None:
+    bytes_ = 3 << 20  # more than one piece
+    weights = {"a": safetensors_files.tensor(0, bytes_, shape=[bytes_ // 4])}
+    large = safetensors_files.file(weights, os.urandom(bytes_))
+    made = browser.post("/api/models", json=order(alice, ("model.safetensors", large), FILES[1])).get_json()
+    answer = browser.get(f"/models/{made['id']}/files")
+    assert answer.headers["Content-Disposition"] == "attachment; filename=mine-1.zip"
+    with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            "mine/config.json": FILES[1][1], "mine/model.safetensors": large,
+        }  # fmt: skip
+    assert f"/models/{made['id']}/files" in browser.get(f"/models/{made['id']}", headers={"Accept": "text/html"}).text
 
 
 def test_the_same_request_again_is_the_same_model(sqlite_app: Flask, alice: User, browser: FlaskClient) -> None:
