@@ -34,7 +34,8 @@ def show() -> str:
 
 def _first_steps(has_data: bool, has_machine: bool, has_model: bool) -> list[dict[str, Any]]:
     return [
-        {"label": "Bring a data file", "done": has_data, "url": url_for("datasets.new")},
+        {"label": "Bring a data file, or a training script of your own", "done": has_data or has_model,
+         "url": url_for("datasets.new")},
         {"label": "Connect your own machine, or choose a plan with server training", "done": has_machine,
          "url": url_for("agents.index")},
         {"label": "Train your first model", "done": has_model, "url": url_for("training_jobs.new")},

@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 from models.accounts import User
 from models.base import add, transaction
-from models.model_versions import TrainedModel
+from models.model_versions import ModelVersion, TrainedModel
 from routes.dashboard import MACHINES
 from services import agents
 from tests.factories import make_agent
@@ -39,3 +39,16 @@ def test_more_models_than_the_plan_keeps_are_explained(browser: FlaskClient, ali
             add(TrainedModel(user_id=alice.id, name=name))
     for path in ("/dashboard", "/billing"):
         assert said in browser.get(path).text
+
+
+def test_who_has_a_model_has_brought_what_it_takes(browser: FlaskClient, alice: User) -> None:
+    assert "0 of 3 steps done" in browser.get("/dashboard").text
+    make_agent(alice, "desk")
+    with transaction():
+        model = add(TrainedModel(user_id=alice.id, name="from a script"))
+        add(
+            ModelVersion(
+                trained_model_id=model.id, version=1, recipe="script", base_name="", method="", bytes=1, details={}
+            )
+        )
+    assert "steps done" not in browser.get("/dashboard").text
