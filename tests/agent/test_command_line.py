@@ -233,6 +233,18 @@ def test_doctor_says_of_each_thing_whether_it_is_fine(site: FakeServer, capsys: 
     assert site.received == []
 
 
+def test_doctor_has_nothing_to_mend_where_scripts_may_run_and_training_lacks_packages(
+    site: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.hardware.missing", lambda: ["torch", "peft"])
+    (tmp_path / "experiments").mkdir()
+    typed = ["doctor", "--server-url", site.url, "--api-key", KEY, "--root", str(tmp_path / "experiments")]
+    assert main([*typed, "--home", str(tmp_path / "home"), "--allow-scripts"]) == 0
+    assert "\nnote packages" in capsys.readouterr().out
+    assert main([*typed, "--home", str(tmp_path / "home")]) == 1
+    assert "\nFIX  packages" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -265,7 +277,7 @@ def test_doctor_names_the_command_that_installs_what_is_missing(
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert f'{sys.executable} -m pip install "torch==2.13.*" "transformers>=5,<6"' in out
-    assert "4.57.1 does not fit" in out
+    assert "torch and transformers>=5,<6 (4.57.1 is installed): " in out
 
 
 def test_running_as_root_is_warned_about(site: FakeServer, tmp_path: Path) -> None:

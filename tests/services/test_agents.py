@@ -37,6 +37,20 @@ def test_an_open_window_is_not_said_to_open_again(sqlite_app: Flask, alice: User
     assert "20:00-08:00" in page and "again from" not in page
 
 
+@pytest.mark.parametrize(("scripts", "state"), [(True, "Ready for scripts"), (False, "Not ready")])
+def test_a_machine_without_packages_is_ready_for_scripts_where_they_may_run(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, scripts: bool, state: str
+) -> None:
+    machine = connected(alice, scripts=scripts)
+    lacking = {"ready": False, "missing": ["torch", "peft"], "advice": "Install it with: pip install torch peft"}
+    assert agents.seen(machine.id, "one", lacking)
+    page = browser.get("/agents").get_data(as_text=True)
+    card = page[page.index("<article") : page.index("</article>")]
+    assert state in card and "torch, peft" in card and "copy-block" in card
+    assert ("it cannot train yet" in card) != scripts and ('class="state wait"' in card) != scripts
+    assert f"<dt>Scripts</dt><dd>{'allowed' if scripts else 'not allowed'}</dd>" in card
+
+
 @pytest.mark.parametrize("told", [None, 7, "20:00-08:00", [], {}, {"windows": []}, {"windows": "x"}, {"open": False}])
 def test_a_machine_without_hours_takes_jobs_always(sqlite_app: Flask, alice: User, told: Any) -> None:
     assert connected(alice, hours=told).machine["hours"] is None
