@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _server_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--api-key", metavar="KEY", help=f"a key from the site's Agents page (or {settings.API_KEY})")
+def _server_options(parser: argparse.ArgumentParser, key: str = "a key from the site's Agents page") -> None:
+    parser.add_argument("--api-key", metavar="KEY", help=f"{key} (or {settings.API_KEY})")
     parser.add_argument("--server-url", metavar="URL", help=f"ws://HOST:PORT or wss://HOST (or {settings.SERVER_URL})")
     parser.add_argument(
         "--insecure",
@@ -119,9 +119,9 @@ def _upload(parser: argparse.ArgumentParser) -> None:
         "path",
         type=Path,
         metavar="PATH",
-        help="a data file; or a folder with a trained model, or a .safetensors file (needs a key of scope full)",
+        help="a data file; or a folder with a trained model, or a .safetensors file",
     )
-    _server_options(parser)
+    _server_options(parser, "a key that may do everything, from the site's page /account")
     _place(parser)
     parser.add_argument("--name", help="name of the data set or model (default: the file's or folder's)")
     parser.add_argument("--kind", help="of data: conversation, code_generation, error_fixing or refactoring")

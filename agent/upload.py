@@ -30,8 +30,7 @@ def upload_data(server_url: str, key: str, path: Path, name: str | None, kind: s
         order["file"] = upload(server, path, path.name, say)
         made = persistently(lambda: server.request("POST", "/api/datasets", order).json(), say, GIVE_UP_AFTER)
     except Refused as refusal:
-        hint = " Uploading needs a key of scope full." if refusal.status in (401, 403) else ""
-        raise NotUploaded(f"{refusal}{hint}") from None
+        raise NotUploaded(why_refused(refusal, server)) from None
     except TimeoutError as error:
         raise NotUploaded(f"The server could not be reached: {error}.") from None
     bad = made.get("bad_rows") or []
@@ -39,6 +38,16 @@ def upload_data(server_url: str, key: str, path: Path, name: str | None, kind: s
     lines += [f"  line {row['line']} is left out: {row['reason']}" for row in bad[:10]]
     lines += [f"  and {len(bad) - 10} more lines are left out"] if len(bad) > 10 else []
     return "\n".join(lines)
+
+
+def why_refused(refusal: Refused, server: Server) -> str:
+    """The server's sentence; for a key that may not upload, where to make one that may."""
+    if refusal.code == "wrong_scope":
+        return (
+            f"This key only connects a machine. Make one that may do everything on {server.base}/account, and give it "
+            "with --api-key."
+        )
+    return str(refusal)
 
 
 def _mapping(text: str | None) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from .files import file_sha256
 from .transfers.retries import persistently
 from .transfers.server import Refused, Server
 from .transfers.uploads import upload
-from .upload import GIVE_UP_AFTER, NotUploaded, Sayer
+from .upload import GIVE_UP_AFTER, NotUploaded, Sayer, why_refused
 from .words import file_size, listed
 
 WEIGHTS = ".safetensors"
@@ -73,8 +73,7 @@ def upload_model(
         headers = {"Idempotency-Key": asked}
         made = persistently(lambda: server.request("POST", "/api/models", order, headers).json(), say, GIVE_UP_AFTER)
     except Refused as refusal:
-        hint = " Uploading needs a key of scope full." if refusal.status in (401, 403) else ""
-        raise NotUploaded(f"{refusal}{hint}") from None
+        raise NotUploaded(why_refused(refusal, server)) from None
     except TimeoutError as error:
         raise NotUploaded(f"The server could not be reached: {error}.") from None
     total = file_size(sum(file.stat().st_size for file in found.files.values()))

@@ -435,6 +435,8 @@ class _Http:
                 return
         if trouble.isdigit():
             self._answer(int(trouble), {"error": {"code": "x", "message": "The server is in trouble."}})
+        elif trouble == "scope":
+            self._answer(403, {"error": {"code": "wrong_scope", "message": "A key of scope `agent` only connects."}})
         elif trouble == "page":
             self._send(200, b"<html>a proxy</html>", {})
         elif self.server.gone:

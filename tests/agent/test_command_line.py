@@ -160,7 +160,26 @@ def test_an_upload_that_is_refused_says_why(
     (tmp_path / "a").write_text("a")
     assert "--mapping must be JSON" in refused(capsys, "upload", str(tmp_path / "a"), *server, "--mapping", "prompt=a")
     site.trouble = ["401"]
-    assert "key of scope full" in refused(capsys, "upload", str(tmp_path / "a"), *server)
+    assert "The server is in trouble." in refused(capsys, "upload", str(tmp_path / "a"), *server)
+    assert "Make one that may do everything" in refused(capsys, "upload", str(tmp_path / "a"), *server[:2])
+
+
+def test_a_key_that_only_connects_a_machine_is_told_apart_once_with_where_to_make_another(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ("--server-url", site.url, "--api-key", "ty_agent")
+    page = f"{site.url.replace('ws', 'http', 1)}/account"
+    for name in ("rows.jsonl", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+        site.trouble = ["scope"]
+        said = refused(capsys, "upload", str(tmp_path / name), *server).strip().splitlines()[-1]
+        assert said.endswith(
+            f"This key only connects a machine. Make one that may do everything on {page}, and give it with --api-key."
+        )
+        assert "scope" not in said
+    with pytest.raises(SystemExit):
+        main(["upload", "--help"])
+    assert "a key that may do everything" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_folder_with_a_model_becomes_a_model(
