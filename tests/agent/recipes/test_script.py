@@ -391,6 +391,15 @@ def test_a_script_is_found_chosen_or_asked_for(job: Job) -> None:
     assert job.log().startswith("b\n")
 
 
+def test_a_file_that_is_not_there_may_be_named_in_the_form_or_in_the_folder(own_job: Job) -> None:
+    own_job.write("train.py", "print('a')")
+    final = own_job.run(entry="nope.py")
+    assert final.message == "There is no file nope.py in the script's folder. Choose train.py."
+    assert final.advice == "Name another file with Change and order again, or put it there and press Try again."
+    own_job.write("yard.toml", 'entry = "nope.py"')
+    assert own_job.run().advice == "Mend that in the script's folder, then press Try again."
+
+
 def test_samples_and_the_helper_reach_the_page(job: Job) -> None:
     job.write("train.py", """
         import os
