@@ -124,7 +124,10 @@ def _upload(parser: argparse.ArgumentParser) -> None:
     _server_options(parser, "a key that may do everything, from the site's page /account")
     _place(parser)
     parser.add_argument("--name", help="name of the data set or model (default: the file's or folder's)")
-    parser.add_argument("--kind", help="of data: conversation, code_generation, error_fixing or refactoring")
+    parser.add_argument(
+        "--kind",
+        help="of data: conversation, code_generation, error_fixing or refactoring; script for a zip of a training script",
+    )
     parser.add_argument(
         "--mapping",
         help='of data: which columns are what, as JSON: {"prompt": "question", "completion": "answer"}',

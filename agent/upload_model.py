@@ -66,7 +66,7 @@ def upload_model(
     try:
         sums = {inside: file_sha256(file) for inside, file in found.files.items()}
         order["files"] = [
-            {"name": inside, "upload": upload(server, file, inside, say)} for inside, file in found.files.items()
+            {"name": inside, "upload": _brought(server, file, inside, say)} for inside, file in found.files.items()
         ]
         # The same content under the same name asked twice, after a lost answer, say, is one model.
         asked = hashlib.sha256(repr((sorted(sums.items()), sorted(order.items(), key=str))).encode()).hexdigest()
@@ -80,6 +80,12 @@ def upload_model(
     lines = [f"Model {made.get('id')}: {made.get('name')}, version {made.get('version')}, {total}."]
     lines += [f"{http_base(server_url)}/models/{made.get('id')}", *(f"  left out: {one}" for one in found.left_out)]
     return "\n".join(lines)
+
+
+def _brought(server: Server, file: Path, inside: str, say: Sayer) -> str:
+    upload_id = upload(server, file, inside, say)
+    say.finish()
+    return upload_id
 
 
 def look(path: Path) -> Found:

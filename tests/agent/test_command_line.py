@@ -148,8 +148,33 @@ def test_a_data_file_becomes_a_data_set(site: FakeServer, tmp_path: Path, capsys
     server = ("--server-url", site.url, "--api-key", "ty_full")
     mapping = '{"prompt": "question", "completion": "answer"}'
     assert main(["upload", str(tmp_path / "rows.jsonl"), *server, "--name", "maths", "--mapping", mapping]) == 0
-    assert "Data set 5: 7 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Data set 5: 7 rows" in said and f"{site.url.replace('ws', 'http', 1)}/datasets/5\n" in said
     assert bytes(site.uploads["up1"]["data"]) == b"{}\n" * 7
+    (tmp_path / "one.jsonl").write_text("{}\n")
+    assert main(["upload", str(tmp_path / "one.jsonl"), *server]) == 0
+    assert "Data set 5: 1 row, format" in capsys.readouterr().out
+
+
+def test_a_training_script_is_a_data_set_without_rows(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mnist.zip").write_bytes(b"PK")
+    server = ("--server-url", site.url, "--api-key", "ty_full")
+    assert main(["upload", str(tmp_path / "mnist.zip"), *server, "--kind", "script"]) == 0
+    assert "Data set 5: a training script." in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["upload", "--help"])
+    assert "script for a zip of a training script" in " ".join(capsys.readouterr().out.split())
+
+
+def test_columns_that_need_a_mapping_are_refused_with_the_option_that_gives_one(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    site.trouble = ["", "", "", "", "mapping"]  # create, offset, piece, complete, and then the data set
+    said = refused(capsys, "upload", str(tmp_path / "a.jsonl"), "--server-url", site.url, "--api-key", "ty_full")
+    assert "Say which column is what. Give it with --mapping." in said
 
 
 def test_an_upload_that_is_refused_says_why(
@@ -196,7 +221,8 @@ def test_a_folder_with_a_model_becomes_a_model(
         (folder / name).write_bytes(content)
     server = ("--server-url", site.url, "--api-key", "ty_full")
     assert main(["upload", str(folder), *server, "--description", "Sums.", "--base-model", "org/base"]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert "Sent 2.5 kB of 2.5 kB of model.safetensors." in progress
     assert "Model 9: tuned, version 1" in said and "/models/9" in said and "left out: old.bin (can run code" in said
     (order,) = site.models
     assert (order["name"], order["description"], order["base_model"]) == ("tuned", "Sums.", "org/base")
