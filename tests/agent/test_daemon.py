@@ -153,6 +153,21 @@ def test_a_stop_is_obeyed_and_the_job_can_be_resumed(machine: Machine, site: Fak
     assert site.wait_for(lambda: again.final)["outcome"] == "cancelled"
 
 
+def test_an_order_that_comes_after_the_end_is_answered_and_not_said_to_have_ended_it(
+    machine: Machine, site: FakeServer
+) -> None:
+    machine.connected()
+    site.acknowledges = False  # so the agent still holds what has ended
+    site.offer(parameters={"steps": 1})
+    folder = machine.workspace.attempt(1, 1)
+    site.wait_for(lambda: (folder.spool / "final.json").exists())
+    site.order("cancel")
+    site.wait_for(lambda: site.attempt().stop_acks == ["cancel"])
+    site.release_acknowledgements()
+    assert site.end()["outcome"] == "completed"
+    assert "ordered" not in machine.said()
+
+
 def test_a_stop_while_the_data_is_still_coming(machine: Machine, site: FakeServer) -> None:
     machine.connected()
     site.broken = "/"

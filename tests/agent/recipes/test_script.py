@@ -391,6 +391,13 @@ def test_a_script_is_found_chosen_or_asked_for(job: Job) -> None:
     assert job.log().startswith("b\n")
 
 
+def test_a_script_in_its_place_is_looked_at_and_one_that_was_uploaded_is_fetched(job: Job) -> None:
+    job.write("train.py", "print('a')")
+    assert job.run().outcome == "completed"
+    said = [item["message"] for item in job.items("event") if item.get("stage") == "prepare"]
+    assert said[0] == ("Fetching the script." if job.boxed else "Looking at the script.")
+
+
 def test_a_file_that_is_not_there_may_be_named_in_the_form_or_in_the_folder(own_job: Job) -> None:
     own_job.write("train.py", "print('a')")
     final = own_job.run(entry="nope.py")
