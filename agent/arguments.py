@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     stop = verbs.add_parser("stop", help="ask the agent that runs here to leave; its jobs train on")
     _place(stop)
     stop.add_argument("--jobs", action="store_true", help="stop the jobs first, with checkpoints")
-    verbs.add_parser("config", help="print a configuration file with every setting explained")
+    config = verbs.add_parser("config", help="print a configuration file with every setting explained")
+    _home(config)
     service = verbs.add_parser("service", help="print a service file that starts the agent with the options given")
     _server_options(service)
     _agent_options(service)
@@ -56,12 +57,16 @@ def _server_options(parser: argparse.ArgumentParser, key: str = "a key from the 
     )
 
 
-def _place(parser: argparse.ArgumentParser) -> None:
+def _home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home",
         metavar="FOLDER",
         help="where the agent keeps its files, in .trainyard (default: your home)",
     )
+
+
+def _place(parser: argparse.ArgumentParser) -> None:
+    _home(parser)
     parser.add_argument(
         "--config",
         type=Path,

@@ -241,6 +241,13 @@ def test_a_model_whose_answer_was_lost_is_asked_for_again_with_the_same_key(
     assert site.requests.count("POST /api/models") == 2
 
 
+def test_the_configuration_says_where_it_is_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--home", "/data/agent"]) == 0
+    assert "Save it as /data/agent/.trainyard/agent.toml" in capsys.readouterr().out
+    assert main(["config"]) == 0
+    assert "Save it as ~/.trainyard/agent.toml" in capsys.readouterr().out
+
+
 def test_the_configuration_that_is_printed_can_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["config"]) == 0
     (tmp_path / ".trainyard").mkdir()
