@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from agent.daemon.machine import Machine as Looked
+from agent.daemon.options import Options
+from agent.hours import parsed
 from agent.protocol import encode
 from agent.runner import processes
 from agent.scripts.terms import Terms
@@ -451,6 +454,19 @@ def test_packages_that_are_installed_later_are_noticed_without_a_restart(
     site.wait_for(lambda: any(message.get("ready") for message in site.messages("heartbeat")))
     site.offer(2, parameters={"steps": 2})
     assert site.end(2)["outcome"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "said"), [(True, "Ready for scripts; language training needs torch and peft. "), (False, "Not ready: ")]
+)
+def test_an_agent_that_lacks_packages_says_what_it_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts: bool, said: str
+) -> None:
+    monkeypatch.setattr("agent.hardware.missing", lambda: ["torch", "peft"])
+    notes: list[str] = []
+    options = Options("ws://localhost:1", KEY, "desk", (tmp_path,), 1, scripts, (), (), parsed([]))
+    Looked(options, tmp_path, notes.append).look()
+    assert len(notes) == 1 and notes[0].startswith(said) and notes[0].count("pip install") == 1
 
 
 def test_tasks_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
