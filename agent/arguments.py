@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     stop = verbs.add_parser("stop", help="ask the agent that runs here to leave; its jobs train on")
     _place(stop)
     stop.add_argument("--jobs", action="store_true", help="stop the jobs first, with checkpoints")
-    verbs.add_parser("config", help="print a configuration file with every setting explained")
+    config = verbs.add_parser("config", help="print a configuration file with every setting explained")
+    _home(config)
     service = verbs.add_parser("service", help="print a service file that starts the agent with the options given")
     _server_options(service)
     _agent_options(service)
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _server_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--api-key", metavar="KEY", help=f"a key from the site's Agents page (or {settings.API_KEY})")
+def _server_options(parser: argparse.ArgumentParser, key: str = "a key from the site's Agents page") -> None:
+    parser.add_argument("--api-key", metavar="KEY", help=f"{key} (or {settings.API_KEY})")
     parser.add_argument("--server-url", metavar="URL", help=f"ws://HOST:PORT or wss://HOST (or {settings.SERVER_URL})")
     parser.add_argument(
         "--insecure",
@@ -56,12 +57,16 @@ def _server_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _place(parser: argparse.ArgumentParser) -> None:
+def _home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home",
         metavar="FOLDER",
         help="where the agent keeps its files, in .trainyard (default: your home)",
     )
+
+
+def _place(parser: argparse.ArgumentParser) -> None:
+    _home(parser)
     parser.add_argument(
         "--config",
         type=Path,
@@ -119,12 +124,15 @@ def _upload(parser: argparse.ArgumentParser) -> None:
         "path",
         type=Path,
         metavar="PATH",
-        help="a data file; or a folder with a trained model, or a .safetensors file (needs a key of scope full)",
+        help="a data file; or a folder with a trained model, or a .safetensors file",
     )
-    _server_options(parser)
+    _server_options(parser, "a key that may do everything, from the site's page /account")
     _place(parser)
     parser.add_argument("--name", help="name of the data set or model (default: the file's or folder's)")
-    parser.add_argument("--kind", help="of data: conversation, code_generation, error_fixing or refactoring")
+    parser.add_argument(
+        "--kind",
+        help="of data: conversation, code_generation, error_fixing or refactoring; script for a zip of a training script",
+    )
     parser.add_argument(
         "--mapping",
         help='of data: which columns are what, as JSON: {"prompt": "question", "completion": "answer"}',

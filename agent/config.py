@@ -93,6 +93,10 @@ def server_of(options: argparse.Namespace) -> str:
 def key_of(options: argparse.Namespace) -> str:
     """The API key. Raises Usage when there is none or it cannot be one."""
     key = (options.api_key or "").strip()
+    if not key and options.verb == "upload":
+        raise Usage(
+            "Which key? Make one that may do everything on the site's page /account and give it with --api-key."
+        )
     if not key:
         raise Usage("Which key? Make one on the site's Agents page and give it with --api-key KEY.")
     if not key.isascii() or not key.isprintable() or " " in key:

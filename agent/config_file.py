@@ -48,10 +48,10 @@ KEYS: dict[str, Key] = {
 }  # fmt: skip
 
 
-def template() -> str:
-    """A whole file with every key explained and switched off by a comment sign."""
+def template(home: str = "~") -> str:
+    """A whole file with every key explained and switched off by a comment sign; `home` is where the agent keeps its files."""
     head = (
-        "# Configuration of the Trainyard agent. Save it as ~/.trainyard/agent.toml with mode 600, or anywhere and name it\n"
+        f"# Configuration of the Trainyard agent. Save it as {home}/.trainyard/{NAME} with mode 600, or anywhere and name it\n"
         "# with --config FILE. Take away the # in front of what you set. What is typed on the command line wins over the\n"
         "# environment (TRAINYARD_API_KEY, TRAINYARD_SERVER_URL), and that wins over this file.\n"
     )

@@ -48,6 +48,7 @@ def systemd(command: Sequence[str], environment: Mapping[str, str], home: Path) 
         "[Service]\n"
         f"ExecStart={' '.join(_quoted(part, dollar=True) for part in command)}\n"
         f"{''.join(lines)}"
+        "# For variables of --pass-env, a line each: HF_TOKEN=... The key stands in agent.toml.\n"
         f"EnvironmentFile=-{_escaped(str(home / FOLDER / 'agent.env'))}\n"
         "UMask=0077\n"
         "# Jobs train on when the agent is stopped or started again.\n"

@@ -16,7 +16,7 @@ from .files import file_sha256
 from .transfers.retries import persistently
 from .transfers.server import Refused, Server
 from .transfers.uploads import upload
-from .upload import GIVE_UP_AFTER, NotUploaded, Sayer
+from .upload import GIVE_UP_AFTER, NotUploaded, Sayer, why_refused
 from .words import file_size, listed
 
 WEIGHTS = ".safetensors"
@@ -66,21 +66,26 @@ def upload_model(
     try:
         sums = {inside: file_sha256(file) for inside, file in found.files.items()}
         order["files"] = [
-            {"name": inside, "upload": upload(server, file, inside, say)} for inside, file in found.files.items()
+            {"name": inside, "upload": _brought(server, file, inside, say)} for inside, file in found.files.items()
         ]
         # The same content under the same name asked twice, after a lost answer, say, is one model.
         asked = hashlib.sha256(repr((sorted(sums.items()), sorted(order.items(), key=str))).encode()).hexdigest()
         headers = {"Idempotency-Key": asked}
         made = persistently(lambda: server.request("POST", "/api/models", order, headers).json(), say, GIVE_UP_AFTER)
     except Refused as refusal:
-        hint = " Uploading needs a key of scope full." if refusal.status in (401, 403) else ""
-        raise NotUploaded(f"{refusal}{hint}") from None
+        raise NotUploaded(why_refused(refusal, server)) from None
     except TimeoutError as error:
         raise NotUploaded(f"The server could not be reached: {error}.") from None
     total = file_size(sum(file.stat().st_size for file in found.files.values()))
     lines = [f"Model {made.get('id')}: {made.get('name')}, version {made.get('version')}, {total}."]
     lines += [f"{http_base(server_url)}/models/{made.get('id')}", *(f"  left out: {one}" for one in found.left_out)]
     return "\n".join(lines)
+
+
+def _brought(server: Server, file: Path, inside: str, say: Sayer) -> str:
+    upload_id = upload(server, file, inside, say)
+    say.finish()
+    return upload_id
 
 
 def look(path: Path) -> Found:

@@ -120,9 +120,9 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def config(_options: argparse.Namespace) -> int:
+def config(options: argparse.Namespace) -> int:
     """Print a configuration file."""
-    print(config_file.template(), end="")
+    print(config_file.template(options.home or "~"), end="")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from flask import Blueprint, Response, redirect, send_file, url_for
@@ -52,11 +53,12 @@ def newest_wheel() -> AnyResponse:
     return redirect(url_for("agent_program.wheel"))
 
 
-def context(new_key: str | None = None) -> dict[str, Any]:
-    """What the page of machines shows."""
+def context(new_key: str | None = None, name: str = "") -> dict[str, Any]:
+    """What the page of machines shows; a key that was made just now is called as its machine will be."""
     return {
         "agents": shown_agents(actor()), "server_url": gateways().settings.socket_url,
-        "site_url": gateways().settings.public_url, "new_key": new_key, "keys": shown_keys(actor(), "agent"),
+        "site_url": gateways().settings.public_url, "new_key": new_key, "new_name": shlex.quote(name),
+        "keys": shown_keys(actor(), "agent"),
     }  # fmt: skip
 
 

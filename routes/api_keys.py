@@ -37,7 +37,7 @@ def create() -> Response:
     if wants_json():
         return answer({**_shown(row), "key": key}, 201)
     page = "agents/index.html" if _is_about_agents() else "accounts/show.html"
-    return Response(render_template(page, **_page_context(key)), status=201, mimetype="text/html")
+    return Response(render_template(page, **_page_context(key, row.name)), status=201, mimetype="text/html")
 
 
 @bp.route("/<int:id>", methods=["DELETE"])
@@ -70,8 +70,8 @@ def _shown(key: ApiKey) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _page_context(new_key: str | None) -> dict[str, Any]:
+def _page_context(new_key: str | None, name: str = "") -> dict[str, Any]:
     """What the page shows on which a key was asked for."""
     from routes import accounts, agents  # both show keys, so both import this module
 
-    return agents.context(new_key) if request.form.get("next") == "/agents" else accounts.context(new_key)
+    return agents.context(new_key, name) if request.form.get("next") == "/agents" else accounts.context(new_key)

@@ -186,7 +186,7 @@ def _faults(email: str, username: str, password: str) -> dict[str, str]:
     try:
         validate_email(email.strip(), check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
-        fields["email"] = f"This is not an e-mail address: {str(error).rstrip('.')}."
+        fields["email"] = str(error).replace("email", "e-mail")
     if not USERNAME.fullmatch(username):
         fields["username"] = (
             "Use 3 to 40 letters, digits, dots, hyphens or underscores, with a letter or digit at both ends."

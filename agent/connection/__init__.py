@@ -109,7 +109,8 @@ class Connection:
                 raise too_old(reason) from None
             if code == protocol.CLOSE_TAKEN:
                 raise Break(reason or "another agent with the identity of this one is connected", 60.0) from None
-            raise Break(reason or f"the connection was closed ({code or 'without a word'})") from None
+            broken = f"the connection was closed ({code})" if code else "the connection broke off"
+            raise Break(reason or broken) from None
 
     def _told(self, state: str, sentence: str) -> None:
         self._was_welcome = self._was_welcome or state == "connected"

@@ -122,7 +122,7 @@ class Agent:
                 return "stop_ack", {**key, "mode": mode}
             message, advice = "This machine does not have the job any more.", "Press Try again to start it again."
             return refusal(job, attempt, "member_machine", message, advice)
-        if mode in ORDERS:
+        if mode in ORDERS and held.is_running:  # the server may not have heard of the end yet
             held.folder.give_order(mode)
             self.screen.note(f"Job {job} was ordered to {mode}.")
         return "stop_ack", {**key, "mode": mode}

@@ -66,4 +66,6 @@ class Machine:
         return f"Install it with: {hardware.install_command()}" if self.missing else None
 
     def _advice_line(self) -> str:
+        if self._options.allow_scripts:
+            return f"Ready for scripts; language training needs {listed(self.missing)}. {self.advice}"
         return f"Not ready: {listed(self.missing)} missing. {self.advice}"

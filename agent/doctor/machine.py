@@ -12,29 +12,32 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import hardware
+from ..words import listed
 
-Finding = tuple[bool, str, str]
+Finding = tuple[bool | None, str, str]
 LEAST_DISK = 5e9
 
 
-def findings(home: Path) -> list[Finding]:
+def findings(home: Path, allow_scripts: bool = False) -> list[Finding]:
     """What this machine has for training."""
-    return [_python(), *_packages(), *_gpu(), _memory(), _disk(home)]
+    return [_python(), *_packages(allow_scripts), *_gpu(), _memory(), _disk(home)]
 
 
 def _python() -> Finding:
     return True, "python", f"{platform.python_version()} ({sys.executable}), {hardware.operating_system()}"
 
 
-def _packages() -> Iterator[Finding]:
-    missing = {entry.split(">")[0].split(" ")[0]: entry for entry in hardware.missing()}
+def _packages(allow_scripts: bool) -> Iterator[Finding]:
+    """The packages that are there, one by one, and those that are not in one line: scripts run without them."""
+    missing = hardware.missing()
+    lacking = {re.split(r"[> ]", entry)[0] for entry in missing}
     for package in hardware.NEEDED:
-        version = hardware.installed(package)
-        if package in missing:
-            found = "not installed" if version is None else f"{version} does not fit ({missing[package]})"
-            yield False, package, f"{found}: {hardware.install_command()}"
-        else:
-            yield True, package, str(version)
+        if package not in lacking:
+            yield True, package, str(hardware.installed(package))
+    if missing and allow_scripts:
+        yield None, "packages", f"scripts run; language training needs {listed(missing)}: {hardware.install_command()}"
+    elif missing:
+        yield False, "packages", f"training needs {listed(missing)}: {hardware.install_command()}"
 
 
 def _gpu() -> list[Finding]:

@@ -35,7 +35,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (
         b"PK\x03\x04",
         "a zip archive (or an Excel or Word file, which are zips inside)",
-        f"{_UNPACK}; {_EXPORT}",
+        f"{_UNPACK}. From Excel or Word, export the data as JSONL, JSON, CSV or TXT and upload that",
     ),
     (b"PK\x05\x06", "an empty zip archive", _EXPORT),
     (b"\x1f\x8b", "compressed with gzip", _UNPACK),

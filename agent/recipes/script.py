@@ -57,6 +57,9 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
         return "stopped"
     if verdict.status == "exit" and follower.missing_module:
         _refuse_for_want_of(follower.missing_module, setup)
+    if verdict.status == "exit" and setup.terms.sandbox and follower.wanted_the_network:
+        message = "The script tried to reach the network, and scripts on the server have none."
+        raise JobFailed("member_code", message, "Put what it fetches into the zip, or train on your own machine.")
     _refuse_a_bad_end(verdict)
     with _on_the_server(assignment):
         _keep_outputs(assignment, setup)

@@ -121,6 +121,12 @@ def run(
     return final
 
 
+def _first_words(spec: JobSpec) -> str:
+    if spec.recipe != "script":
+        return "Fetching the data and the base model."
+    return "Looking at the script." if spec.data["kind"] == "local" else "Fetching the script."
+
+
 def _execute(
     spec: JobSpec,
     folder: Path,
@@ -133,8 +139,7 @@ def _execute(
     terms: dict[str, Any],
 ) -> Final:
     stages = _Stages(recorder, orders, timings)
-    what = "the script" if spec.recipe == "script" else "the data and the base model"
-    recorder.event("stage", stage="prepare", message=f"Fetching {what}.")
+    recorder.event("stage", stage="prepare", message=_first_words(spec))
     data = stages.work("prepare", lambda say: depot.fetch_data(spec, folder, say))
     base = stages.work("prepare", lambda say: depot.fetch_base(spec, folder, say))
     assignment = {

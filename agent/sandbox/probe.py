@@ -127,7 +127,7 @@ def _walls(
         "processes": "process namespace" if by_box else "Landlock",
         "kernel": f"seccomp, {len(seccomp.FORBIDDEN) + len(seccomp.MISSING)} system calls",
         "namespaces": "seccomp" + (", user namespaces disabled" if by_box and walls.uid is None else ""),
-        "environment": "cleared", "devices": "an own /dev" if by_box else "Landlock",
+        "environment": "cleared", "devices": "its own /dev" if by_box else "Landlock",
         "scratch": "file systems in memory of a set size" if by_box else "none", "file size": "RLIMIT_FSIZE",
         "number of processes": f"control group {group}" if "pids" in group else "RLIMIT_NPROC",
     }  # fmt: skip

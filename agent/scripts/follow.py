@@ -33,8 +33,14 @@ _NOT_PRINTED = ("helper", "tensorboard")
 _COUNTS_STEPS = ("helper", "trainer", "iterations")  # and not epochs, or lines
 _MOST_NAMES = 50
 _TAIL_BYTES = 4096
-_ERROR = re.compile(rb"^\w[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
+_ERROR = re.compile(rb"^\w[\w.]*(?:Error|Exception|gaierror|OfflineModeIsEnabled)\b", re.MULTILINE)
 _MISSING = re.compile(rb"ModuleNotFoundError: No module named '([\w.]{1,80})'")
+# In the words of the system, of urllib3 below requests, of the Hugging Face libraries; torchvision has them on a second line.
+_NO_NETWORK = re.compile(
+    rb"Name or service not known|Temporary failure in name resolution|No address associated with hostname|Failed to resolve"
+    rb"|Network is unreachable|couldn't connect to 'https?:|Couldn't reach .{1,300} on the Hub|LocalEntryNotFoundError"
+    rb"|offline mode is enabled|outgoing traffic has been disabled"
+)
 _SIGNALS = {number.value for number in signal.Signals}  # a box tells of one as a shell does, as 128 and its number
 _NUMBER = re.compile(r"(\d{1,9})(?!.*\d)")  # the last one: ckpt-200, step_200/model.pt
 
@@ -90,9 +96,19 @@ class Follower:
     @property
     def missing_module(self) -> str | None:
         """The module for want of which it ended, if that is the last that it said."""
-        errors = _ERROR.findall(self._tail)
-        named = _MISSING.match(errors[-1]) if errors else None
+        named = _MISSING.match(self._last_error)
         return named[1].partition(b".")[0].decode() if named else None
+
+    @property
+    def wanted_the_network(self) -> bool:
+        """Whether it ended because it reached for a network that is not there, if that is the last that it said."""
+        return _NO_NETWORK.search(self._last_error) is not None
+
+    @property
+    def _last_error(self) -> bytes:
+        """The last error that it printed, and what stands behind it."""
+        starts = [found.start() for found in _ERROR.finditer(self._tail)]
+        return self._tail[starts[-1] :] if starts else b""
 
     def to_the_end(self) -> Verdict:
         """Follow the script until it has ended and everything it said is told. Answers how it ended."""

@@ -198,6 +198,8 @@ def _choices(files: Collection[str]) -> str:
     scripts = _scripts(files)
     if not scripts:
         return " There is no Python file in it at all."
+    if len(scripts) == 1:
+        return f" Choose {scripts[0]}."
     more = f" and {len(scripts) - 10} more" if len(scripts) > 10 else ""
     return f" Choose one of {', '.join(scripts[:10])}{more}."
 

@@ -34,6 +34,7 @@ UNPACKED = "unpacked"
 NOTE = "script.json"
 LOOKING_SECONDS = 300.0  # nobody pays for them, and a folder over a slow network may take minutes
 _MEND = "Mend that in the script's folder, then press Try again."
+_NAME_ANOTHER = "Name another file with Change and order again, or put it there and press Try again."
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ def prepare(assignment: Assignment) -> Setup:
     looked_at = replace(folder, attend=_until(time.monotonic() + LOOKING_SECONDS))
     try:
         manifest = _manifest(folder)
-        entry = manifests.entry_of(
-            manifest, {name for name, _ in looked_at.files(("**/*.py",))}, parameters.get("entry")
-        )
+        entry = _entry(manifest, looked_at, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {})
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
@@ -112,6 +111,15 @@ def prepare(assignment: Assignment) -> Setup:
         resume=tuple(parameters.get("resume") or manifest.resume),
         counting=counting,
     )
+
+
+def _entry(manifest: Manifest, folder: Folder, chosen: str | None) -> str:
+    """The script that is started. Raises JobFailed, with the way to the form unless yard.toml names what is not there."""
+    try:
+        return manifests.entry_of(manifest, {name for name, _ in folder.files(("**/*.py",))}, chosen)
+    except BadManifest as refusal:
+        advice = _MEND if manifest.entry and not chosen else _NAME_ANOTHER
+        raise JobFailed("member_code", str(refusal), advice) from None
 
 
 def _until(end: float) -> Callable[[], None]:

@@ -19,11 +19,12 @@ _TRY_AGAIN = (408, 423, 425, 429, 500, 502, 503, 504, 507, 509)
 
 
 class Refused(Exception):
-    """The server says no, and asking again would not change it: `status` is the HTTP status, `str()` its sentence."""
+    """The server says no, and asking again would not change it: `status` is the HTTP status, `code` what the server calls
+    the reason, `str()` its sentence."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
 
 class Trouble(Exception):
@@ -109,10 +110,11 @@ class Answer:
 
 
 def _problem(error: urllib.error.HTTPError) -> Exception:
-    message = error.reason
+    message, code = error.reason, ""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        message = str(json.loads(error.read(MAX_ANSWER))["error"]["message"])
+        told = json.loads(error.read(MAX_ANSWER))["error"]
+        message, code = str(told["message"]), str(told["code"])
     if error.code in _TRY_AGAIN:
         pause = error.headers.get("Retry-After", "")
         return Trouble(f"the server answered {error.code}: {message}", float(pause) if pause.isdigit() else None)
-    return Refused(error.code, message or f"The server answered {error.code}.")
+    return Refused(error.code, message or f"The server answered {error.code}.", code)

@@ -435,6 +435,10 @@ class _Http:
                 return
         if trouble.isdigit():
             self._answer(int(trouble), {"error": {"code": "x", "message": "The server is in trouble."}})
+        elif trouble == "scope":
+            self._answer(403, {"error": {"code": "wrong_scope", "message": "A key of scope `agent` only connects."}})
+        elif trouble == "mapping":
+            self._answer(422, {"error": {"code": "mapping_needed", "message": "Say which column is what."}})
         elif trouble == "page":
             self._send(200, b"<html>a proxy</html>", {})
         elif self.server.gone:
@@ -462,7 +466,18 @@ class _Http:
             given = json.loads(body)
             upload = self.server.uploads[given["file"]]
             rows = bytes(upload["data"]).count(b"\n")
-            self._answer(201, {"id": 5, "version": 1, "format": "text", "rows": rows, "bad_rows": [], "given": given})
+            self._answer(
+                201,
+                {
+                    "id": 5,
+                    "version": 1,
+                    "kind": given.get("kind", "conversation"),
+                    "format": "text",
+                    "rows": rows,
+                    "bad_rows": [],
+                    "given": given,
+                },
+            )
         elif (self.method, self.path) == ("POST", "/api/models"):
             given = json.loads(body)
             self.server.models.append({**given, "key": self.headers.get("idempotency-key")})

@@ -148,8 +148,33 @@ def test_a_data_file_becomes_a_data_set(site: FakeServer, tmp_path: Path, capsys
     server = ("--server-url", site.url, "--api-key", "ty_full")
     mapping = '{"prompt": "question", "completion": "answer"}'
     assert main(["upload", str(tmp_path / "rows.jsonl"), *server, "--name", "maths", "--mapping", mapping]) == 0
-    assert "Data set 5: 7 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Data set 5: 7 rows" in said and f"{site.url.replace('ws', 'http', 1)}/datasets/5\n" in said
     assert bytes(site.uploads["up1"]["data"]) == b"{}\n" * 7
+    (tmp_path / "one.jsonl").write_text("{}\n")
+    assert main(["upload", str(tmp_path / "one.jsonl"), *server]) == 0
+    assert "Data set 5: 1 row, format" in capsys.readouterr().out
+
+
+def test_a_training_script_is_a_data_set_without_rows(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mnist.zip").write_bytes(b"PK")
+    server = ("--server-url", site.url, "--api-key", "ty_full")
+    assert main(["upload", str(tmp_path / "mnist.zip"), *server, "--kind", "script"]) == 0
+    assert "Data set 5: a training script." in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["upload", "--help"])
+    assert "script for a zip of a training script" in " ".join(capsys.readouterr().out.split())
+
+
+def test_columns_that_need_a_mapping_are_refused_with_the_option_that_gives_one(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    site.trouble = ["", "", "", "", "mapping"]  # create, offset, piece, complete, and then the data set
+    said = refused(capsys, "upload", str(tmp_path / "a.jsonl"), "--server-url", site.url, "--api-key", "ty_full")
+    assert "Say which column is what. Give it with --mapping." in said
 
 
 def test_an_upload_that_is_refused_says_why(
@@ -160,7 +185,26 @@ def test_an_upload_that_is_refused_says_why(
     (tmp_path / "a").write_text("a")
     assert "--mapping must be JSON" in refused(capsys, "upload", str(tmp_path / "a"), *server, "--mapping", "prompt=a")
     site.trouble = ["401"]
-    assert "key of scope full" in refused(capsys, "upload", str(tmp_path / "a"), *server)
+    assert "The server is in trouble." in refused(capsys, "upload", str(tmp_path / "a"), *server)
+    assert "Make one that may do everything" in refused(capsys, "upload", str(tmp_path / "a"), *server[:2])
+
+
+def test_a_key_that_only_connects_a_machine_is_told_apart_once_with_where_to_make_another(
+    site: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ("--server-url", site.url, "--api-key", "ty_agent")
+    page = f"{site.url.replace('ws', 'http', 1)}/account"
+    for name in ("rows.jsonl", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+        site.trouble = ["scope"]
+        said = refused(capsys, "upload", str(tmp_path / name), *server).strip().splitlines()[-1]
+        assert said.endswith(
+            f"This key only connects a machine. Make one that may do everything on {page}, and give it with --api-key."
+        )
+        assert "scope" not in said
+    with pytest.raises(SystemExit):
+        main(["upload", "--help"])
+    assert "a key that may do everything" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_folder_with_a_model_becomes_a_model(
@@ -177,7 +221,8 @@ def test_a_folder_with_a_model_becomes_a_model(
         (folder / name).write_bytes(content)
     server = ("--server-url", site.url, "--api-key", "ty_full")
     assert main(["upload", str(folder), *server, "--description", "Sums.", "--base-model", "org/base"]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert "Sent 2.5 kB of 2.5 kB of model.safetensors." in progress
     assert "Model 9: tuned, version 1" in said and "/models/9" in said and "left out: old.bin (can run code" in said
     (order,) = site.models
     assert (order["name"], order["description"], order["base_model"]) == ("tuned", "Sums.", "org/base")
@@ -194,6 +239,13 @@ def test_a_model_whose_answer_was_lost_is_asked_for_again_with_the_same_key(
     assert main(["upload", str(tmp_path / "tiny.safetensors"), "--server-url", site.url, "--api-key", "ty_full"]) == 0
     assert [order["name"] for order in site.models] == ["tiny"]
     assert site.requests.count("POST /api/models") == 2
+
+
+def test_the_configuration_says_where_it_is_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--home", "/data/agent"]) == 0
+    assert "Save it as /data/agent/.trainyard/agent.toml" in capsys.readouterr().out
+    assert main(["config"]) == 0
+    assert "Save it as ~/.trainyard/agent.toml" in capsys.readouterr().out
 
 
 def test_the_configuration_that_is_printed_can_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -233,6 +285,18 @@ def test_doctor_says_of_each_thing_whether_it_is_fine(site: FakeServer, capsys: 
     assert site.received == []
 
 
+def test_doctor_has_nothing_to_mend_where_scripts_may_run_and_training_lacks_packages(
+    site: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.hardware.missing", lambda: ["torch", "peft"])
+    (tmp_path / "experiments").mkdir()
+    typed = ["doctor", "--server-url", site.url, "--api-key", KEY, "--root", str(tmp_path / "experiments")]
+    assert main([*typed, "--home", str(tmp_path / "home"), "--allow-scripts"]) == 0
+    assert "\nnote packages" in capsys.readouterr().out
+    assert main([*typed, "--home", str(tmp_path / "home")]) == 1
+    assert "\nFIX  packages" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -265,7 +329,7 @@ def test_doctor_names_the_command_that_installs_what_is_missing(
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert f'{sys.executable} -m pip install "torch==2.13.*" "transformers>=5,<6"' in out
-    assert "4.57.1 does not fit" in out
+    assert "torch and transformers>=5,<6 (4.57.1 is installed): " in out
 
 
 def test_running_as_root_is_warned_about(site: FakeServer, tmp_path: Path) -> None:

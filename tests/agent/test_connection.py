@@ -197,6 +197,7 @@ async def test_after_a_break_only_what_was_not_stored_is_sent_again(
         site.cut()
         one.print(100)
         await line.until(lambda: len(stored.log_lines()) == 200)
+        assert f"Not connected to {site.url} (the connection broke off). Trying again." in dict(line.said).values()
     assert stored.log().splitlines() == one.lines
     assert stored.doubled == 0
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from agent.daemon.machine import Machine as Looked
+from agent.daemon.options import Options
+from agent.hours import parsed
 from agent.protocol import encode
 from agent.runner import processes
 from agent.scripts.terms import Terms
@@ -151,6 +154,21 @@ def test_a_stop_is_obeyed_and_the_job_can_be_resumed(machine: Machine, site: Fak
     assert again.steps()[0] == stopped_at + 1
     site.order("cancel", attempt=2)
     assert site.wait_for(lambda: again.final)["outcome"] == "cancelled"
+
+
+def test_an_order_that_comes_after_the_end_is_answered_and_not_said_to_have_ended_it(
+    machine: Machine, site: FakeServer
+) -> None:
+    machine.connected()
+    site.acknowledges = False  # so the agent still holds what has ended
+    site.offer(parameters={"steps": 1})
+    folder = machine.workspace.attempt(1, 1)
+    site.wait_for(lambda: (folder.spool / "final.json").exists())
+    site.order("cancel")
+    site.wait_for(lambda: site.attempt().stop_acks == ["cancel"])
+    site.release_acknowledgements()
+    assert site.end()["outcome"] == "completed"
+    assert "ordered" not in machine.said()
 
 
 def test_a_stop_while_the_data_is_still_coming(machine: Machine, site: FakeServer) -> None:
@@ -436,6 +454,19 @@ def test_packages_that_are_installed_later_are_noticed_without_a_restart(
     site.wait_for(lambda: any(message.get("ready") for message in site.messages("heartbeat")))
     site.offer(2, parameters={"steps": 2})
     assert site.end(2)["outcome"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "said"), [(True, "Ready for scripts; language training needs torch and peft. "), (False, "Not ready: ")]
+)
+def test_an_agent_that_lacks_packages_says_what_it_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripts: bool, said: str
+) -> None:
+    monkeypatch.setattr("agent.hardware.missing", lambda: ["torch", "peft"])
+    notes: list[str] = []
+    options = Options("ws://localhost:1", KEY, "desk", (tmp_path,), 1, scripts, (), (), parsed([]))
+    Looked(options, tmp_path, notes.append).look()
+    assert len(notes) == 1 and notes[0].startswith(said) and notes[0].count("pip install") == 1
 
 
 def test_tasks_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ def test_the_driver_says_which_cuda_it_serves(smi: Path, monkeypatch: pytest.Mon
     assert not found["cuda"][0] and "serves CUDA 12.8 at most" in found["cuda"][1]
 
 
+@pytest.mark.parametrize(("allow_scripts", "fine"), [(False, False), (True, None)])
+def test_missing_packages_are_one_line_with_one_command_and_a_note_where_scripts_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_scripts: bool, fine: bool | None
+) -> None:
+    monkeypatch.setattr(hardware, "missing", lambda: ["torch>=2.10,<3 (2.4.0 is installed)", "transformers", "peft"])
+    lines = machine.findings(tmp_path, allow_scripts)
+    ((_, name, words),) = [line for line in lines if line[0] is not True]
+    assert (name, lines[3][0]) == ("packages", fine) and words.count("pip install") == 1
+    assert "torch>=2.10,<3 (2.4.0 is installed), transformers and peft" in words
+    assert ("scripts run" in words) == allow_scripts
+    assert {name for _, name, _ in lines} >= {"safetensors", "tokenizers"}
+
+
 def options(tmp_path: Path, **given: Any) -> argparse.Namespace:
     return argparse.Namespace(
         **{"root": [], "allow_scripts": False, "pass_env": [], "hours": [], "home": tmp_path, **given}

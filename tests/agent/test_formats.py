@@ -522,7 +522,7 @@ def a_zip() -> bytes:
         (b"", "The file is empty"),
         (b"\n \r\n\t\n", "only blank lines"),
         (b"\xef\xbb\xbf", "only blank lines"),
-        (a_zip(), "zip archive .* Unpack it"),
+        (a_zip(), r"zip archive .* Unpack it .* if it is one\. From Excel or Word, export the data"),
         (gzip.compress(PAIR.encode(), mtime=0), "compressed with gzip.* Unpack it"),
         (b"PAR1\x15\x04\x00\x00\x15PAR1", "a Parquet file.* Convert it to JSONL"),
         (b"%PDF-1.7\n1 0 obj", "a PDF document"),

@@ -87,3 +87,15 @@ def test_the_key_is_never_printed_and_its_place_is_said(
 def test_options_that_cannot_be_are_refused_before_anything_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["service", "--server-url", "wss://example.com", "--hours", "night"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_the_key_has_one_place_and_the_file_of_variables_is_said_to_be_for_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["service", "--server-url", "wss://example.com", "--home", str(tmp_path), "--format", "systemd"]
+    assert main(typed) == 0
+    unit, advice = capsys.readouterr()
+    assert f"{tmp_path}/.trainyard/agent.toml" in advice and "agent.env" not in advice
+    comment, setting = unit[: unit.index("UMask")].splitlines()[-2:]
+    assert setting == f"EnvironmentFile=-{tmp_path}/.trainyard/agent.env"
+    assert "--pass-env" in comment and "The key stands in agent.toml." in comment

@@ -49,7 +49,7 @@ ADMIN = "olga@example.com"
 WALLS = (
     ("files", "mount namespace, read-only"), ("network", "network namespace without a network"),
     ("processes", "process namespace"), ("kernel", "seccomp, 70 system calls"), ("environment", "cleared"),
-    ("devices", "an own /dev"), ("memory", "control group v2: memory, pids"), ("landlock", "ABI 7"),
+    ("devices", "its own /dev"), ("memory", "control group v2: memory, pids"), ("landlock", "ABI 7"),
 )  # fmt: skip
 
 

@@ -60,6 +60,17 @@ class TestPeople:
         answer = client.post("/signup", json=body)
         assert answer.status_code == 422 and field in error_of(answer)["fields"]
 
+    @pytest.mark.parametrize("given, told", [
+        ("nobody", "An e-mail address must have an @-sign."), ("nobody@", "There must be something after the @-sign."),
+    ])  # fmt: skip
+    def test_an_address_that_is_none_is_told_in_one_sentence_with_the_spelling_of_its_label(
+        self, sqlite_app: Flask, client: FlaskClient, given: str, told: str
+    ) -> None:
+        form = {"email": given, "username": "new", "password": PASSWORD}
+        page = client.post("/signup", data=form, headers={"Accept": "text/html"}).get_data(as_text=True)
+        assert f'<a href="#email">{told}</a>' in page and f"<span>{told}</span>" in page
+        assert ">E-mail" in page and "Email" not in page and "email address" not in page
+
     def test_a_taken_address_is_a_conflict(self, app: Flask, client: FlaskClient) -> None:
         answer = client.post("/signup", json={"email": "alice@example.com", "username": "other", "password": PASSWORD})
         assert answer.status_code == 409 and error_of(answer)["code"] == "taken"

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from agent.arguments import parser
 from agent.scripts import manifest
+from agent.scripts.curves import Curves
 from routes.guides import GUIDES
 from services.gateways import gateways
 
@@ -96,6 +97,22 @@ def test_the_example_of_a_manifest_is_one(visitor: FlaskClient) -> None:
     parsed = manifest.parse(example.encode())
     assert parsed.entry == "train.py" and parsed.parameters[0].default == 0.001
     assert set(re.findall(r"^(\w+) = ", example, re.MULTILINE)) >= set(manifest._KNOWN) - {"parameters"}
+
+
+def test_every_printed_form_that_the_guide_shows_is_read(visitor: FlaskClient) -> None:
+    text = page(visitor, "/guides/scripts")
+    (shown,) = re.findall(r'aria-label="Printed forms that are understood">(.*?)</pre>', text, re.DOTALL)
+    for line in unescape(shown).splitlines():
+        curves = Curves()
+        points = [*curves.feed(f"{line}\n".encode()), *curves.close()]
+        assert any(point.values for point in points), line
+    assert all(form in shown for form in ("Epoch: [0][", "Test: [", "valid_0"))
+    assert "fastai, spaCy and ultralytics" in text
+
+
+def test_the_guide_says_where_parameters_are_fields(visitor: FlaskClient) -> None:
+    text = page(visitor, "/guides/scripts")
+    assert "fields appear for a script that was uploaded" in text and "unless you type arguments" in text
 
 
 def test_what_the_agent_may_do_names_its_limit(visitor: FlaskClient) -> None:

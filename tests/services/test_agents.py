@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from html import unescape
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from agent import protocol
+from agent.arguments import parser
 from models.accounts import User
 from models.agents import Agent
 from services import agents, api_keys
@@ -35,6 +39,36 @@ def test_an_open_window_is_not_said_to_open_again(sqlite_app: Flask, alice: User
     connected(alice, hours={"windows": ["20:00-08:00"], "open": True, "opens_at": None})
     page = browser.get("/agents").get_data(as_text=True)
     assert "20:00-08:00" in page and "again from" not in page
+
+
+@pytest.mark.parametrize(("scripts", "state"), [(True, "Ready for scripts"), (False, "Not ready")])
+def test_a_machine_without_packages_is_ready_for_scripts_where_they_may_run(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, scripts: bool, state: str
+) -> None:
+    machine = connected(alice, scripts=scripts)
+    lacking = {"ready": False, "missing": ["torch", "peft"], "advice": "Install it with: pip install torch peft"}
+    assert agents.seen(machine.id, "one", lacking)
+    page = browser.get("/agents").get_data(as_text=True)
+    card = page[page.index("<article") : page.index("</article>")]
+    assert state in card and "torch, peft" in card and "copy-block" in card
+    assert ("it cannot train yet" in card) != scripts and ('class="state wait"' in card) != scripts
+    assert f"<dt>Scripts</dt><dd>{'allowed' if scripts else 'not allowed'}</dd>" in card
+
+
+@pytest.mark.parametrize("name", ["desk", "Anna's machine under the desk", "a; rm -rf $HOME `x`", "--insecure", "Büro"])
+def test_the_command_that_is_shown_names_the_machine_as_its_key(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, name: str
+) -> None:
+    assert "--name" not in command_shown(browser.get("/agents"))
+    typed = {"name": name, "scope": "agent", "next": "/agents"}
+    shown = command_shown(browser.post("/keys", data=typed, headers={"Accept": "text/html"}))
+    options = parser().parse_args(["connect", *shlex.split(shown)[2:]])
+    assert (options.name, options.root) == (name, ["~/models"])
+
+
+def command_shown(answer: Any) -> str:
+    (block,) = re.findall(r'<pre id="agent-run">(.*?)</pre>', answer.get_data(as_text=True), re.DOTALL)
+    return unescape(re.sub(r"<[^>]*>", "", block))
 
 
 @pytest.mark.parametrize("told", [None, 7, "20:00-08:00", [], {}, {"windows": []}, {"windows": "x"}, {"open": False}])

@@ -138,6 +138,8 @@ def test_the_page_shows_every_wall_to_admins_alone(sqlite_app: Flask, client: Fl
     page = client.get("/admin/workers", headers={"Accept": "text/html"}).get_data(as_text=True)
     assert "Members&#39; scripts run here" in page or "Members' scripts run here" in page
     assert "<code>Delegate=yes</code>" in page and "Away" in page and "network namespace" in page
+    assert "Connected</span>" in page and "There</span>" not in page
+    assert '<th scope="col">What happened</th>' in page and "When it was tried" not in page
     assert found["promised"] == {"plan": "Enterprise", "server_jobs": 10}
     assert "promises 10 jobs at once on the server; 1 worker is there" in page
 

@@ -391,6 +391,22 @@ def test_a_script_is_found_chosen_or_asked_for(job: Job) -> None:
     assert job.log().startswith("b\n")
 
 
+def test_a_script_in_its_place_is_looked_at_and_one_that_was_uploaded_is_fetched(job: Job) -> None:
+    job.write("train.py", "print('a')")
+    assert job.run().outcome == "completed"
+    said = [item["message"] for item in job.items("event") if item.get("stage") == "prepare"]
+    assert said[0] == ("Fetching the script." if job.boxed else "Looking at the script.")
+
+
+def test_a_file_that_is_not_there_may_be_named_in_the_form_or_in_the_folder(own_job: Job) -> None:
+    own_job.write("train.py", "print('a')")
+    final = own_job.run(entry="nope.py")
+    assert final.message == "There is no file nope.py in the script's folder. Choose train.py."
+    assert final.advice == "Name another file with Change and order again, or put it there and press Try again."
+    own_job.write("yard.toml", 'entry = "nope.py"')
+    assert own_job.run().advice == "Mend that in the script's folder, then press Try again."
+
+
 def test_samples_and_the_helper_reach_the_page(job: Job) -> None:
     job.write("train.py", """
         import os
@@ -495,6 +511,52 @@ def test_a_module_that_a_script_does_without_is_not_what_it_failed_for(own_job: 
             traceback.print_exc()
         raise ValueError("the learning rate is negative")
     """)  # fmt: skip
+    assert own_job.run().message == "The script ended with exit code 1."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import socket; socket.create_connection(('example.com', 80))",
+        "import urllib.request; urllib.request.urlopen('https://example.com/mnist.gz')",
+        "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)",
+        # As the libraries say it that are not installed here.
+        "class ConnectionError(OSError): __module__ = 'requests.exceptions'\n"
+        "raise ConnectionError('HTTPSConnectionPool(host=\\'example.com\\', port=443): Max retries exceeded with url: / '"
+        "'(Caused by NameResolutionError(\"Failed to resolve \\'example.com\\' ([Errno -3] Temporary failure in name '"
+        "'resolution)\"))')",
+        "class ConnectError(Exception): __module__ = 'httpx'\nraise ConnectError('[Errno -2] Name or service not known')",
+        "class LocalEntryNotFoundError(Exception): __module__ = 'huggingface_hub.errors'\n"
+        "raise LocalEntryNotFoundError('An error happened while trying to locate the file on the Hub and we cannot find '"
+        "'the requested files in the local cache. Please check your connection and try again.')",
+        "raise OSError(\"We couldn't connect to 'https://huggingface.co' to load the files\")",
+        "raise RuntimeError('Error downloading t10k.gz:\\nTried https://example.com/, got:\\n'"
+        "'<urlopen error [Errno -3] Temporary failure in name resolution>')",
+    ],
+    ids=["socket", "urllib", "address", "requests", "httpx", "hub", "transformers", "torchvision"],
+)  # fmt: skip
+def test_a_script_that_reaches_for_the_network_in_the_box_is_told_that_there_is_none(boxed_job: Job, text: str) -> None:
+    boxed_job.write("train.py", text)
+    final = boxed_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert final.message == "The script tried to reach the network, and scripts on the server have none."
+    assert final.advice == "Put what it fetches into the zip, or train on your own machine."
+
+
+def test_a_network_that_a_script_does_without_is_not_what_it_failed_for(boxed_job: Job) -> None:
+    boxed_job.write("train.py", """
+        import traceback, urllib.request
+        try:
+            urllib.request.urlopen("https://example.com")
+        except OSError:
+            traceback.print_exc()
+        raise ValueError("the learning rate is negative")
+    """)  # fmt: skip
+    assert boxed_job.run().message == "The script ended with exit code 1."
+
+
+def test_on_a_machine_of_ones_own_a_network_that_is_away_is_not_said_to_be_missing(own_job: Job) -> None:
+    own_job.write("train.py", "import socket; raise socket.gaierror(-2, 'Name or service not known')")
     assert own_job.run().message == "The script ended with exit code 1."
 
 

@@ -153,7 +153,7 @@ def test_the_script_is_chosen_declared_or_found() -> None:
     [
         ({"a.py", "b.py"}, None, "Choose one of a.py, b.py."),
         ({"README.md"}, None, "no Python file in it at all"),
-        ({"a.py"}, "b.py", "There is no file b.py"),
+        ({"a.py"}, "b.py", "There is no file b.py in the script's folder. Choose a.py."),
         ({f"s{number:02}.py" for number in range(20)}, None, "and 10 more"),
     ],
 )
