@@ -137,7 +137,7 @@
         curve.add(name, data.steps, values);
         const newest = values.findLast(Number.isFinite);
         if (newest === undefined) continue;
-        if (name === curve.main() && name.includes("loss")) figure("loss", newest.toFixed(3));
+        if (name === curve.main() && name.includes("loss")) figure("loss", format.value(newest));
         if (name === "tokens_per_second") {
           countsTokens = true;
           figure("speed", format.number(Math.round(newest)), "tokens/s");

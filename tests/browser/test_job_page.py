@@ -14,6 +14,7 @@ from app import create_app
 from models.accounts import User
 from models.base import db, now, transaction
 from models.training_jobs import TrainingJob
+from routes.filters import value
 from services import training_jobs
 from services.training_jobs import Final, Order
 from tests.browser.conftest import Site, Visit
@@ -101,8 +102,31 @@ def test_another_curve_is_chosen_and_followed(site: Site, visit: Visit, page: Pa
     expect(panel.locator("[data-legend-eval]")).to_be_hidden()
     report(site, "metrics", {"steps": [170], "values": {"acc": [0.9987], "train_loss": [0.04]}})
     expect(panel.locator("[data-curve-summary]")).to_contain_text("to 0.9987 over 170 steps")
-    expect(page.locator('[data-figure="loss"]')).to_have_text("0.040")
+    expect(page.locator('[data-figure="loss"]')).to_have_text("0.04000")
     assert visit.complaints == []
+
+
+def test_the_page_writes_values_as_the_server_does(page: Page) -> None:
+    tried = [
+        0,
+        -0.0,
+        1e-300,
+        2.04e-4,
+        -2.04e-4,
+        9.996e-4,
+        0.001,
+        0.00123456,
+        0.012345,
+        0.03125,
+        0.99996,
+        1.0625,
+        -1.0625,
+        2.5,
+    ]
+    tried += [99.996, 100.25, 12345.678, 999_999.94, 1_125_000, 1e21, 1e300]
+    written = page.evaluate("values => values.map(window.trainyard.format.value)", tried)
+    assert written == [value(one) for one in tried]
+    assert written[3] == "2.04e-4" and written[13] == "2.500"
 
 
 def test_switching_a_rule_off_takes_its_curves_away_at_once(site: Site, visit: Visit, page: Page) -> None:

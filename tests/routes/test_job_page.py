@@ -101,12 +101,21 @@ def test_an_ended_job_without_a_curve_says_so(job: int, browser: FlaskClient) ->
 
 def test_the_table_leaves_out_a_column_without_values(job: int, browser: FlaskClient) -> None:
     metrics(job, 1, 1, loss=2.5)
-    row = r"<tr><td[^>]*>1</td><td[^>]*>2.5000</td>(.*?)</tr>"
+    row = r"<tr><td[^>]*>1</td><td[^>]*>2.500</td>(.*?)</tr>"
     page = browser.get(f"/training-jobs/{job}").text
     assert re.search(row, page)[1] == "" and '<th scope="col" class="number" data-curve-partner' not in page  # type: ignore[index]
     metrics(job, 2, 1, eval_loss=2.6)
     page = browser.get(f"/training-jobs/{job}").text
-    assert "2.6000" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+    assert "2.600" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+
+
+def test_a_small_loss_is_no_zero(job: int, browser: FlaskClient) -> None:
+    metrics(job, 1, 1, loss=0.00098)
+    metrics(job, 2, 2, loss=2.04e-4)
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Loss 2.04e-4 Speed" in page and "Loss fell from 9.80e-4 to 2.04e-4 over 2 steps. Lowest: 2.04e-4" in page
+    assert "2.04e-4" in words(browser, "/ai-training")
+    assert "0.000" not in page
 
 
 def test_memory_is_that_of_now_and_in_the_end_the_most(job: int, browser: FlaskClient) -> None:
