@@ -27,7 +27,7 @@ from routes import job_stream
 from services import api_keys, training_jobs
 from services.training_jobs import Final, Order
 from tests.conftest import member
-from tests.factories import make_agent
+from tests.factories import make_agent, make_server_job
 
 GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--note", "hello world"]}
 
@@ -107,6 +107,25 @@ def test_the_table_leaves_out_a_column_without_values(job: int, browser: FlaskCl
     metrics(job, 2, 1, eval_loss=2.6)
     page = browser.get(f"/training-jobs/{job}").text
     assert "2.600" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("outcome", "verb"), [("stopped", "Resume"), ("failed", "Try again")])
+def test_who_lets_the_server_go_on_is_told_the_price_first(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, outcome: str, verb: str
+) -> None:
+    job = make_server_job(alice).id
+    training_jobs.claim(job, 1, "test")
+    training_jobs.stop(alice, job)
+    training_jobs.end(job, 1, Final(outcome, "data" if outcome == "failed" else None, "It ended.", None))
+    form = re.search(rf"<form[^>]*>(?:(?!</form>).)*{verb}</button>", browser.get(f"/training-jobs/{job}").text, re.S)[0]  # type: ignore[index]
+    assert re.search(r'data-confirm="Going on sets aside \d+ credits? more; what is not used returns to you\."', form)
+    assert f'data-confirm-button="{verb}"' in form and 'data-confirm-tone="primary"' in form
+
+
+def test_going_on_at_home_is_free_and_not_asked_for(job: int, browser: FlaskClient) -> None:
+    training_jobs.end(job, 1, Final("failed", "data", "It ended.", None))
+    page = browser.get(f"/training-jobs/{job}").text
+    assert "Try again</button>" in page and "sets aside" not in page
 
 
 def test_a_small_loss_is_no_zero(job: int, browser: FlaskClient) -> None:
