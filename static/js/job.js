@@ -69,8 +69,6 @@
       (fresh) => {
         markConnection();
         hideCurves(JSON.parse(fresh.getElementById("job-data").textContent));
-        const without = fresh.querySelector("[data-curve-empty]");
-        if (without) document.querySelector("[data-curve-empty]")?.replaceWith(without);
       },
       () => setTimeout(refresh, 3000),
     );

@@ -181,9 +181,11 @@ def test_the_page_says_how_it_is_in_words_that_agree(site: Site, visit: Visit, u
     expect(page.locator(".now-line .state").first).to_have_text("Uploading")
     expect(sentence).to_have_text("The files are on their way to the server.")
     expect(page.locator(".curve-empty")).to_contain_text("The curve begins with")
+    expect(page.locator("[data-log-empty]")).to_have_text("The log begins when the training starts.")
     with yard(site):
         training_jobs.end(unread, 1, Final("completed"))
     expect(page.locator(".curve-empty")).to_contain_text("no numbers that were understood")
+    expect(page.locator("[data-log-empty]")).to_have_text("Nothing was written.")
     assert visit.complaints == []
 
 
