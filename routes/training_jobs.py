@@ -197,4 +197,5 @@ def _page(job: TrainingJob) -> dict[str, Any]:
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
         "checkpoint": server_files.checkpoint_of(job),
+        "machine_is_offline": job.agent is not None and not agents.is_connected(job.agent),
     }  # fmt: skip

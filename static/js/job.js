@@ -156,8 +156,8 @@
     },
     stage(data) {
       const sentence = document.querySelector("[data-sentence]");
-      // The runner's last word is about the runner; how the job ended, the server says.
-      if (data.message && data.stage !== "done" && sentence) sentence.textContent = data.message;
+      // What it trains on and how it ended, the server says; the runner tells what it gets ready and what it keeps.
+      if (data.message && ["prepare", "upload"].includes(data.stage) && sentence) sentence.textContent = data.message;
       if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
     },
     status(data) {

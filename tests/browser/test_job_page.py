@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -166,18 +167,26 @@ def test_the_page_says_how_it_is_in_words_that_agree(site: Site, visit: Visit, u
     page = visit.open(f"/training-jobs/{unread}")
     live, sentence = page.locator("[data-connection]"), page.locator("[data-sentence]")
     expect(live).to_have_text("Live")
+    with yard(site):  # the word of a runner comes after the state it leads to
+        training_jobs.record(
+            unread, 1, "event", 2, [{"kind": "stage", "stage": "train", "total_steps": 9, "message": "Training."}]
+        )
+    expect(page.locator('[data-figure="total"]')).to_have_text("of 9")
+    expect(sentence).to_have_text("Your script runs on workstation.")
     with yard(site), transaction():
         job = training_jobs.queries.locked(unread)
-        job.disconnected_since = now()
+        job.disconnected_since = now() - timedelta(seconds=15)
         training_jobs.events.status(job)
     expect(page.get_by_text("It was last heard of")).to_be_visible()
+    expect(sentence).to_have_text("workstation is away. What it does meanwhile appears here when it is back.")
+    expect(page.locator(".note time")).to_have_text(re.compile("^(1[89]|2[0-3]) s ago$"))  # it goes on counting
     expect(live).to_be_hidden()
     with yard(site):
         training_jobs.record(unread, 1, "metrics", 1, [{"steps": [1], "values": {}}])
     expect(live).to_be_visible()
     upload = {"kind": "stage", "stage": "upload", "message": "Saving what it made."}
     with yard(site):
-        training_jobs.record(unread, 1, "event", 2, [upload, {"kind": "stage", "stage": "done", "message": "Done."}])
+        training_jobs.record(unread, 1, "event", 3, [upload, {"kind": "stage", "stage": "done", "message": "Done."}])
     expect(page.locator(".now-line .state").first).to_have_text("Uploading")
     expect(sentence).to_have_text("The files are on their way to the server.")
     expect(page.locator(".curve-empty")).to_contain_text("The curve begins with")

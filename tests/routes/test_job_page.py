@@ -24,10 +24,10 @@ from models.accounts import User
 from models.base import db, now, release, transaction
 from models.training_jobs import TrainingJob
 from routes import job_stream
-from services import api_keys, training_jobs
+from services import agents, api_keys, training_jobs
 from services.training_jobs import Final, Order
 from tests.conftest import member
-from tests.factories import make_agent, make_server_job
+from tests.factories import make_agent, make_agent_job, make_server_job
 
 GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--note", "hello world"]}
 
@@ -117,7 +117,9 @@ def test_who_lets_the_server_go_on_is_told_the_price_first(
     training_jobs.claim(job, 1, "test")
     training_jobs.stop(alice, job)
     training_jobs.end(job, 1, Final(outcome, "data" if outcome == "failed" else None, "It ended.", None))
-    form = re.search(rf"<form[^>]*>(?:(?!</form>).)*{verb}</button>", browser.get(f"/training-jobs/{job}").text, re.S)[0]  # type: ignore[index]
+    form = re.search(rf"<form[^>]*>(?:(?!</form>).)*{verb}</button>", browser.get(f"/training-jobs/{job}").text, re.S)[
+        0
+    ]  # type: ignore[index]
     assert re.search(r'data-confirm="Going on sets aside \d+ credits? more; what is not used returns to you\."', form)
     assert f'data-confirm-button="{verb}"' in form and 'data-confirm-tone="primary"' in form
 
@@ -168,6 +170,20 @@ def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> N
     assert "data-away" in browser.get(f"/training-jobs/{job}").text
     page = words(browser, f"/training-jobs/{job}")
     assert "It was last heard of 1 min ago ." in page and "since" not in page
+    assert "workstation is away. What it does meanwhile appears here when it is back." in page
+    assert "Your script runs on" not in page
+
+
+def test_a_job_that_waits_for_a_machine_says_whether_that_is_there(
+    sqlite_app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    job = make_agent_job(alice)
+    assert "Waiting for workstation to take it." in words(browser, f"/training-jobs/{job.id}")
+    assert job.agent is not None and job.agent.session is not None
+    agents.leave([job.agent.session])
+    page = words(browser, f"/training-jobs/{job.id}")
+    assert "workstation is offline. Start the agent there, and it takes this training." in page
+    assert "Waiting for" not in page
 
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["\ud800", "a\0b", "<b>", "loss"])
