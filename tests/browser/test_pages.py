@@ -180,6 +180,8 @@ def test_a_script_on_a_machine_is_ordered_by_its_folder(visit: Visit) -> None:
     visit.open("/training-jobs/new/script")
     page.get_by_text("On my machine", exact=True).click()
     expect(page.locator("input[name=place][value=server]")).to_be_disabled()
+    expect(page.locator("[data-quote]")).to_have_text("Free: your own machine does the work", use_inner_text=True)
+    expect(page.locator("input[name=max_minutes]")).to_be_hidden()
     page.fill("input[name=local_path]", "~/models/nano")
     expect(page.locator("input[name=name]")).to_have_value("nano")
     page.fill("input[name=arguments]", '--name "two words" --epochs 3')
