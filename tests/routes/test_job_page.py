@@ -312,9 +312,26 @@ class TestLog:
         assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
         again = training_jobs.retry(alice, job).attempt
         training_jobs.claim(job, again, "test")
+        assert "checked by its sum" not in words(browser, f"/training-jobs/{job}")  # of the one before
         training_jobs.record(job, again, "log", 1, [{"text": ""}] * 1234)
         training_jobs.end(job, again, Final("failed", "data", "It.", None))
         assert "Log Incomplete 1,234 records missing" in words(browser, f"/training-jobs/{job}")
+
+    def test_details_tell_of_a_cancelled_training_that_its_log_is_not_checked(
+        self, job: int, browser: FlaskClient, alice: User
+    ) -> None:
+        log(job, 1, "one\n")
+        training_jobs.cancel(alice, job)
+        assert "Log Not checked cancelled before its end came" in words(browser, f"/training-jobs/{job}")
+
+    def test_an_attempt_that_never_began_has_no_log_to_check(
+        self, job: int, browser: FlaskClient, alice: User
+    ) -> None:
+        log(job, 1, "one\n")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256=sha256(b"one\n").hexdigest()))
+        training_jobs.retry(alice, job)
+        training_jobs.cancel(alice, job)
+        assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
 
     def test_details_tell_of_a_log_with_another_sum(self, job: int, browser: FlaskClient) -> None:
         log(job, 1, "one\n")
