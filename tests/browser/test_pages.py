@@ -142,7 +142,9 @@ def test_the_wizard_leads_to_a_job_page(visit: Visit) -> None:
     page.fill("input[name=name]", "from-the-wizard")
     page.click("label:has(input[name=place][value=server])")
     expect(page.locator("input[name=place][value=server]")).to_be_checked()
-    expect(page.locator("main")).to_contain_text("credits")
+    expect(page.locator("[data-quote-words]")).to_contain_text(
+        re.compile(r"Set aside: \d+ credits?; what is not used returns")
+    )
     page.locator("button[type=submit]:visible", has_text="Start").click()
     page.wait_for_url("**/training-jobs/*")
     expect(page.locator("main")).to_contain_text("from-the-wizard")

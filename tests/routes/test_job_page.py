@@ -124,6 +124,27 @@ def test_who_lets_the_server_go_on_is_told_the_price_first(
     assert f'data-confirm-button="{verb}"' in form and 'data-confirm-tone="primary"' in form
 
 
+def test_the_receipt_explains_why_going_on_may_cost_more_in_all(
+    sqlite_app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    job = make_server_job(alice)
+    assert "each time" not in words(browser, f"/training-jobs/{job.id}")
+    training_jobs.stop(alice, job.id)
+    training_jobs.resume(alice, job.id)
+    page = words(browser, f"/training-jobs/{job.id}")
+    assert re.search(
+        r"Quoted: \d+ credits? each time you start it; with what it cost before, at most \d+ credits in all\.", page
+    )
+
+
+def test_files_to_keep_are_called_so_before_and_after(job: int, browser: FlaskClient) -> None:
+    event(job, 1, "facts", outputs_wanted=["out/*.pt"])
+    assert "Files to keep out/*.pt" in words(browser, f"/training-jobs/{job}")
+    event(job, 2, "facts", outputs=[{"name": "out/a.pt", "bytes": 5000}])
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Files to keep out/a.pt 5 kB" in page and "Outputs" not in page
+
+
 def test_going_on_at_home_is_free_and_not_asked_for(job: int, browser: FlaskClient) -> None:
     training_jobs.end(job, 1, Final("failed", "data", "It ended.", None))
     page = browser.get(f"/training-jobs/{job}").text
@@ -324,9 +345,7 @@ class TestLog:
         training_jobs.cancel(alice, job)
         assert "Log Not checked cancelled before its end came" in words(browser, f"/training-jobs/{job}")
 
-    def test_an_attempt_that_never_began_has_no_log_to_check(
-        self, job: int, browser: FlaskClient, alice: User
-    ) -> None:
+    def test_an_attempt_that_never_began_has_no_log_to_check(self, job: int, browser: FlaskClient, alice: User) -> None:
         log(job, 1, "one\n")
         training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256=sha256(b"one\n").hexdigest()))
         training_jobs.retry(alice, job)

@@ -193,6 +193,9 @@ class TestRefused:
 
 
 class TestPlaces:
+    def test_the_price_is_that_of_one_start(self, app: Flask, browser: FlaskClient, alice: User) -> None:
+        assert "Resume and Try again set as much aside anew, and ask first." in browser.get(PAGE).text
+
     def test_a_machine_without_torch_is_ready_for_a_script(self, app: Flask, browser: FlaskClient, alice: User) -> None:
         make_script_machine(alice)
         assert "Not ready" not in browser.get(PAGE).text and "</svg>Online</span>" in browser.get(PAGE).text
