@@ -123,6 +123,13 @@ def show() -> str:
     return render_template("accounts/show.html", **context())
 
 
+@bp.get("/password", endpoint="password_form")
+@bp.get("/payment-method", endpoint="payment_method_form")
+def forms() -> Response:
+    """Where a refused form has left the browser."""
+    return redirect(url_for("account.show"))
+
+
 @bp.post("/password")
 @form("accounts/show.html", lambda: context())
 def change_password() -> Response:

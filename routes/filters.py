@@ -1,9 +1,10 @@
-"""How times, money, credits and bytes are written on pages: here and nowhere else."""
+"""How times, money, credits, bytes and measured values are written on pages: here and nowhere else."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Context, Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from routes.guards import visitor
 from routes.subscriptions import till
 from services import credits as wallets
 
+# js/format.js writes values alike, digit for digit.
+VALUE_LEAST, VALUE_MOST = Decimal("0.001"), 1_000_000
+VALUE_PLACES = ((100, 1), (10, 2), (1, 3), (Decimal("0.1"), 4), (Decimal("0.01"), 5), (0, 6))
+
 
 def init_app(app: Flask) -> None:
     """Make the filters and globals known to every template."""
-    for function in (ago, exact, day, money, credits, bytes_, duration, number):
+    for function in (ago, exact, day, money, credits, bytes_, duration, number, value):
         app.add_template_filter(function, function.__name__.rstrip("_"))
     app.add_template_global(Assets(Path(app.static_folder or "")).url, "asset")
     app.add_template_global(lambda: uuid.uuid4().hex, "idempotency_key")
@@ -124,6 +129,20 @@ def duration(seconds: float | None) -> str:
 def number(value: float | None) -> Markup | str:
     """`1,234`."""
     return "" if value is None else str(escape(f"{value:,}"))
+
+
+def value(measured: float | None) -> str:
+    """A loss or another measured value in about four significant digits: `2.315`, `0.02315`, `2.32e-4`."""
+    if measured is None:
+        return "–"
+    exact = Decimal(measured or 0)  # no minus before a zero
+    size = abs(exact)
+    if not size:
+        return "0"
+    if not VALUE_LEAST <= size < VALUE_MOST:
+        return f"{Context(prec=3, rounding=ROUND_HALF_UP).create_decimal(exact):.2e}"
+    places = next(places for least, places in VALUE_PLACES if size >= least)
+    return f"{exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):f}"
 
 
 def _instant(at: str | datetime | None) -> datetime | None:

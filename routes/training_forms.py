@@ -101,17 +101,21 @@ class ScriptForm(OrderForm):
         data = self.data(
             "Name the folder of the script on your machine.", "No script is chosen. Choose one, or upload one first."
         )
+        wrong: dict[str, str] = {}
         parameters = {
-            "entry": self.entry.strip(), "arguments": _words(self.arguments), "max_minutes": self.max_minutes,
+            "entry": self.entry.strip(), "arguments": _words(self.arguments, "arguments", wrong), "max_minutes": self.max_minutes,
             "python": self.python.strip() if local else "", "outputs": self.outputs.split(),
             "environment": self.environment.replace(",", " ").split() if local else [],
-            "checkpoints": self.checkpoints.split(), "resume": _words(self.resume, "resume"),
+            "checkpoints": self.checkpoints.split(), "resume": _words(self.resume, "resume", wrong),
             "values": {} if local else _values(self.dataset_id),
         }  # fmt: skip
-        return training_jobs.Order(
+        order = training_jobs.Order(
             name=self.name, description=self.description, recipe="script", base_model=recipes.NO_BASE_MODEL, **data,
             place=_place(self.place), parameters={name: value for name, value in parameters.items() if value},
         )  # fmt: skip
+        if wrong:
+            raise Invalid.of(**wrong, **training_jobs.faults(actor(), order))
+        return order
 
 
 def wizard() -> dict[str, Any]:
@@ -226,12 +230,13 @@ def _place(text: str) -> str | dict[str, int]:
     return "server" if text == "server" else {"agent": int(text.removeprefix("agent:"))}
 
 
-def _words(text: str, field: str = "arguments") -> list[str]:
-    """A command line as a shell would part it."""
+def _words(text: str, field: str, wrong: dict[str, str]) -> list[str]:
+    """A command line as a shell would part it; of one that cannot be parted, a sentence in `wrong`."""
     try:
         return shlex.split(text)
     except ValueError:
-        raise Invalid.of(**{field: "A quotation mark is not closed. Close it, or put a backslash before it."}) from None
+        wrong[field] = "A quotation mark is not closed. Close it, or put a backslash before it."
+        return []
 
 
 def _values(dataset_id: int | None) -> dict[str, Any]:

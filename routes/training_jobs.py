@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, flash, render_template, request, stream_with_context, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, stream_with_context, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from models.training_jobs import TrainingJob
@@ -64,6 +64,12 @@ def create() -> AnyResponse:
 def new_script() -> str:
     """`?like=<job>` shows it with everything as that job of this member was ordered."""
     return render_template("training_jobs/new_script.html", **script_page(), **as_ordered(request.args.get("like")))
+
+
+@bp.get("/script")
+def script_form() -> AnyResponse:
+    """Where a refused order has left the browser."""
+    return redirect(url_for("training_jobs.new_script"))
 
 
 @bp.post("/script")
@@ -197,4 +203,5 @@ def _page(job: TrainingJob) -> dict[str, Any]:
         "artifacts": model_versions.artifacts(model_versions.of_job(job.id)), "receipt": receipt,
         "receipt_total": sum(line["credits"] for line in receipt), "example": job.facts.get("example"),
         "checkpoint": server_files.checkpoint_of(job),
+        "machine_is_offline": job.agent is not None and not agents.is_connected(job.agent),
     }  # fmt: skip

@@ -29,7 +29,7 @@ from services.training_jobs.samples import image_of
 from services.training_jobs.samples import list_of as samples_of
 from services.training_jobs.scripts import manifest_of, terms_of
 from services.training_jobs.show import iso, receipt, summaries, summary, whole
-from services.training_jobs.submit import Order, create, price
+from services.training_jobs.submit import Order, create, faults, price
 from services.training_jobs.watch import (
     end_forgotten,
     end_lost_attempts,
@@ -49,6 +49,7 @@ __all__ = [
     "end_forgotten",
     "end_lost_attempts",
     "events_after",
+    "faults",
     "figures_of",
     "get_for",
     "give_up_machines",

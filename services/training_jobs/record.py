@@ -94,6 +94,7 @@ def _with_known_names(job: TrainingJob, payload: dict[str, Any]) -> dict[str, An
 def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any], shows_loss: str | None) -> None:
     if not payload["steps"]:
         return
+    before = attempt.last_step_at, job.step, job.steps_per_second
     job.step = payload["steps"][-1]
     losses = [loss for loss in payload["values"].get(shows_loss, []) if loss is not None]
     job.loss = losses[-1] if losses else job.loss
@@ -104,7 +105,7 @@ def _metrics(job: TrainingJob, attempt: Attempt, payload: dict[str, Any], shows_
     attempt.last_step_at = now()
     if attempt.first_step is None or job.step < attempt.first_step:
         attempt.first_step = payload["steps"][0]  # a script began before its first step, or went on from an earlier one
-    job.steps_per_second = speed.of_late(attempt, attempt.last_step_at, job.step) or job.steps_per_second
+    job.steps_per_second = speed.of_late(attempt, attempt.last_step_at, job.step, before) or job.steps_per_second
     metering.charge(job, attempt)
 
 

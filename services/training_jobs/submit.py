@@ -54,6 +54,15 @@ def price(actor: User, order: Order) -> Quote:
     return _check(actor, order).quote
 
 
+def faults(actor: User, order: Order) -> dict[str, str]:
+    """A sentence for each field for which `price` and `create` would refuse an order."""
+    try:
+        _check(actor, order)
+    except Invalid as refusal:
+        return refusal.fields
+    return {}
+
+
 def create(actor: User, order: Order) -> TrainingJob:
     """Order a training: store it, set its credits aside, and let the worker or the machine know once both are stored.
 

@@ -212,7 +212,7 @@
         const words = yard.format.ago(new Date(time.dateTime));
         if (words && words !== time.textContent) time.textContent = words;
       }),
-    20000,
+    1000,
   );
 
   // --- Fresh regions: the server draws, the page swaps what changed ---

@@ -244,25 +244,24 @@
     function read(index) {
       part("readout").textContent = index === null || index === undefined ? "" : words(index);
     }
-    const written = (value) => (isLoss(shown) ? value.toFixed(3) : format.value(value));
     function summarise() {
       const own = [...points(shown)].sort((a, b) => a[0] - b[0]);
       if (!own.length) return;
       const [first, last] = [own[0], own[own.length - 1]];
       if (own.length === 1) {
-        part("summary").textContent = `${label(shown)} ${written(last[1])} at step ${format.number(last[0])}.`;
+        part("summary").textContent = `${label(shown)} ${format.value(last[1])} at step ${format.number(last[0])}.`;
         return;
       }
       const ends = [["Lowest", own.reduce((a, b) => (b[1] < a[1] ? b : a))]];
       if (!isLoss(shown)) ends.push(["highest", own.reduce((a, b) => (b[1] > a[1] ? b : a))]);
       const best = ends
-        .map(([word, [step, value]]) => `${word}: ${written(value)} at step ${format.number(step)}`)
+        .map(([word, [step, value]]) => `${word}: ${format.value(value)} at step ${format.number(step)}`)
         .join(", ");
       const held = [...points(partner)].sort((a, b) => a[0] - b[0]).pop();
       const about = partner === "eval_loss" ? "On rows held back from training" : label(partner);
       part("summary").textContent =
-        `${label(shown)} ${isLoss(shown) && last[1] < first[1] ? "fell" : "went"} from ${written(first[1])} to ${written(last[1])} over ${format.number(last[0])} ${last[0] === 1 ? "step" : "steps"}. ` +
-        `${best}.${held ? ` ${about}: ${written(held[1])}.` : ""}`;
+        `${label(shown)} ${isLoss(shown) && last[1] < first[1] ? "fell" : "went"} from ${format.value(first[1])} to ${format.value(last[1])} over ${format.number(last[0])} ${last[0] === 1 ? "step" : "steps"}. ` +
+        `${best}.${held ? ` ${about}: ${format.value(held[1])}.` : ""}`;
     }
     function tabulate() {
       const every = Math.floor(columns[0].length / TABLE_ROWS) + 1;
@@ -270,7 +269,7 @@
       columns[0].forEach((step, i) => {
         if (i % every && i !== columns[0].length - 1 && columns[3][i] === null) return;
         const row = body.insertRow();
-        const cell = (x) => (x === null ? "" : isLoss(shown) ? x.toFixed(4) : format.value(x));
+        const cell = (x) => (x === null ? "" : format.value(x));
         const held = points(partner).size ? [cell(columns[3][i])] : [];
         for (const text of [format.number(step), cell(columns[1][i]), ...held]) {
           Object.assign(row.insertCell(), { className: "number", textContent: text });

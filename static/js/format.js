@@ -49,12 +49,21 @@
     return `${Math.floor(seconds / size)} ${unit} ago`;
   }
 
-  // A loss or another measured value: four significant places, never in exponents where a person reads it.
+  // A loss or another measured value in about four significant digits: `2.315`, `0.02315`, `2.32e-4`.
+  const PLACES = [
+    [100, 1],
+    [10, 2],
+    [1, 3],
+    [0.1, 4],
+    [0.01, 5],
+    [0, 6],
+  ];
   function value(x) {
     if (x === null || x === undefined || Number.isNaN(x)) return "–";
     const size = Math.abs(x);
-    if (size !== 0 && size < 0.001) return x.toExponential(2);
-    return x.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4);
+    if (!size) return "0";
+    if (size < 0.001 || size >= 1e6) return x.toExponential(2);
+    return x.toFixed(PLACES.find(([least]) => size >= least)[1]);
   }
 
   window.trainyard.format = { number, credits, money, day, bytes, duration, ago, value };

@@ -69,8 +69,6 @@
       (fresh) => {
         markConnection();
         hideCurves(JSON.parse(fresh.getElementById("job-data").textContent));
-        const without = fresh.querySelector("[data-curve-empty]");
-        if (without) document.querySelector("[data-curve-empty]")?.replaceWith(without);
       },
       () => setTimeout(refresh, 3000),
     );
@@ -137,7 +135,7 @@
         curve.add(name, data.steps, values);
         const newest = values.findLast(Number.isFinite);
         if (newest === undefined) continue;
-        if (name === curve.main() && name.includes("loss")) figure("loss", newest.toFixed(3));
+        if (name === curve.main() && name.includes("loss")) figure("loss", format.value(newest));
         if (name === "tokens_per_second") {
           countsTokens = true;
           figure("speed", format.number(Math.round(newest)), "tokens/s");
@@ -158,8 +156,8 @@
     },
     stage(data) {
       const sentence = document.querySelector("[data-sentence]");
-      // The runner's last word is about the runner; how the job ended, the server says.
-      if (data.message && data.stage !== "done" && sentence) sentence.textContent = data.message;
+      // What it trains on and how it ended, the server says; the runner tells what it gets ready and what it keeps.
+      if (data.message && ["prepare", "upload"].includes(data.stage) && sentence) sentence.textContent = data.message;
       if (data.total_steps) figure("total", `of ${format.number(data.total_steps)}`);
     },
     status(data) {

@@ -7,19 +7,19 @@
   let named = Boolean(form.elements.name.value);
 
   function adapt() {
-    form.querySelectorAll("[data-when]").forEach((part) => {
-      const [name, wanted] = part.dataset.when.split("=");
-      const away = value(name) !== wanted || (name === "dataset_id" && value("source") !== "dataset");
-      part.hidden = away;
-      part.querySelectorAll("[name^='value-']").forEach((input) => {
-        input.disabled = away;
-      });
-    });
     blockPlaces(form, (place) => {
       if (place.dataset.source === value("source")) return "";
       return place.value === "server"
         ? "A script on your machine runs there. Upload it to run it here."
         : "An uploaded script runs on the server. Your machine runs only what lies in its own folders.";
+    });
+    form.querySelectorAll("[data-when]").forEach((part) => {
+      const [name, wanted] = part.dataset.when.split("=");
+      const away = value(name) !== wanted || (name === "dataset_id" && value("source") !== "dataset");
+      part.hidden = away;
+      part.querySelectorAll("[name^='value-'], [name=max_minutes]").forEach((input) => {
+        input.disabled = away;
+      });
     });
     suggestName();
     price();

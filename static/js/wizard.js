@@ -225,7 +225,7 @@
         inSummary.textContent = `About ${format.credits(body.credits)}`;
         price(
           `About ${format.credits(body.credits)}`,
-          `${minutes} ${format.credits(body.credits)} are set aside and what is not used returns to you. It costs at most ${format.credits(body.at_most)}; there it saves a checkpoint and pauses.`,
+          `${minutes} Set aside: ${format.credits(body.credits)}; what is not used returns to you. It costs at most ${format.credits(body.at_most)}; there it saves a checkpoint and pauses. Going on from there is another start, and you see its price first.`,
         );
       }
     } catch (error) {

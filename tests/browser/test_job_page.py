@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from app import create_app
 from models.accounts import User
 from models.base import db, now, transaction
 from models.training_jobs import TrainingJob
+from routes.filters import value
 from services import training_jobs
 from services.training_jobs import Final, Order
 from tests.browser.conftest import Site, Visit
@@ -101,8 +103,32 @@ def test_another_curve_is_chosen_and_followed(site: Site, visit: Visit, page: Pa
     expect(panel.locator("[data-legend-eval]")).to_be_hidden()
     report(site, "metrics", {"steps": [170], "values": {"acc": [0.9987], "train_loss": [0.04]}})
     expect(panel.locator("[data-curve-summary]")).to_contain_text("to 0.9987 over 170 steps")
-    expect(page.locator('[data-figure="loss"]')).to_have_text("0.040")
+    expect(page.locator('[data-figure="loss"]')).to_have_text("0.04000")
     assert visit.complaints == []
+
+
+def test_the_page_writes_values_as_the_server_does(visit: Visit) -> None:
+    page = visit.open("/login")  # any page has them
+    tried = [
+        0,
+        -0.0,
+        1e-300,
+        2.04e-4,
+        -2.04e-4,
+        9.996e-4,
+        0.001,
+        0.00123456,
+        0.012345,
+        0.03125,
+        0.99996,
+        1.0625,
+        -1.0625,
+        2.5,
+    ]
+    tried += [99.996, 100.25, 12345.678, 999_999.94, 1_125_000, 1e21, 1e300]
+    written = page.evaluate("values => values.map(window.trainyard.format.value)", tried)
+    assert written == [value(one) for one in tried]
+    assert written[3] == "2.04e-4" and written[13] == "2.500"
 
 
 def test_switching_a_rule_off_takes_its_curves_away_at_once(site: Site, visit: Visit, page: Page) -> None:
@@ -142,24 +168,34 @@ def test_the_page_says_how_it_is_in_words_that_agree(site: Site, visit: Visit, u
     page = visit.open(f"/training-jobs/{unread}")
     live, sentence = page.locator("[data-connection]"), page.locator("[data-sentence]")
     expect(live).to_have_text("Live")
+    with yard(site):  # the word of a runner comes after the state it leads to
+        training_jobs.record(
+            unread, 1, "event", 2, [{"kind": "stage", "stage": "train", "total_steps": 9, "message": "Training."}]
+        )
+    expect(page.locator('[data-figure="total"]')).to_have_text("of 9")
+    expect(sentence).to_have_text("Your script runs on workstation.")
     with yard(site), transaction():
         job = training_jobs.queries.locked(unread)
-        job.disconnected_since = now()
+        job.disconnected_since = now() - timedelta(seconds=15)
         training_jobs.events.status(job)
     expect(page.get_by_text("It was last heard of")).to_be_visible()
+    expect(sentence).to_have_text("workstation is away. What it does meanwhile appears here when it is back.")
+    expect(page.locator(".note time")).to_have_text(re.compile("^(1[89]|2[0-3]) s ago$"))  # it goes on counting
     expect(live).to_be_hidden()
     with yard(site):
         training_jobs.record(unread, 1, "metrics", 1, [{"steps": [1], "values": {}}])
     expect(live).to_be_visible()
     upload = {"kind": "stage", "stage": "upload", "message": "Saving what it made."}
     with yard(site):
-        training_jobs.record(unread, 1, "event", 2, [upload, {"kind": "stage", "stage": "done", "message": "Done."}])
+        training_jobs.record(unread, 1, "event", 3, [upload, {"kind": "stage", "stage": "done", "message": "Done."}])
     expect(page.locator(".now-line .state").first).to_have_text("Uploading")
     expect(sentence).to_have_text("The files are on their way to the server.")
     expect(page.locator(".curve-empty")).to_contain_text("The curve begins with")
+    expect(page.locator("[data-log-empty]")).to_have_text("The log begins when the training starts.")
     with yard(site):
         training_jobs.end(unread, 1, Final("completed"))
     expect(page.locator(".curve-empty")).to_contain_text("no numbers that were understood")
+    expect(page.locator("[data-log-empty]")).to_have_text("Nothing was written.")
     assert visit.complaints == []
 
 

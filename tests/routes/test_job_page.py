@@ -24,10 +24,10 @@ from models.accounts import User
 from models.base import db, now, release, transaction
 from models.training_jobs import TrainingJob
 from routes import job_stream
-from services import api_keys, training_jobs
+from services import agents, api_keys, training_jobs
 from services.training_jobs import Final, Order
 from tests.conftest import member
-from tests.factories import make_agent
+from tests.factories import make_agent, make_agent_job, make_server_job
 
 GIVEN: dict[str, Any] = {"entry": "train.py", "arguments": ["--epochs", "4", "--note", "hello world"]}
 
@@ -101,12 +101,63 @@ def test_an_ended_job_without_a_curve_says_so(job: int, browser: FlaskClient) ->
 
 def test_the_table_leaves_out_a_column_without_values(job: int, browser: FlaskClient) -> None:
     metrics(job, 1, 1, loss=2.5)
-    row = r"<tr><td[^>]*>1</td><td[^>]*>2.5000</td>(.*?)</tr>"
+    row = r"<tr><td[^>]*>1</td><td[^>]*>2.500</td>(.*?)</tr>"
     page = browser.get(f"/training-jobs/{job}").text
     assert re.search(row, page)[1] == "" and '<th scope="col" class="number" data-curve-partner' not in page  # type: ignore[index]
     metrics(job, 2, 1, eval_loss=2.6)
     page = browser.get(f"/training-jobs/{job}").text
-    assert "2.6000" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+    assert "2.600" in re.search(row, page)[1] and "data-curve-partner>Loss on rows held back</th>" in page  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("outcome", "verb"), [("stopped", "Resume"), ("failed", "Try again")])
+def test_who_lets_the_server_go_on_is_told_the_price_first(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, outcome: str, verb: str
+) -> None:
+    job = make_server_job(alice).id
+    training_jobs.claim(job, 1, "test")
+    training_jobs.stop(alice, job)
+    training_jobs.end(job, 1, Final(outcome, "data" if outcome == "failed" else None, "It ended.", None))
+    form = re.search(rf"<form[^>]*>(?:(?!</form>).)*{verb}</button>", browser.get(f"/training-jobs/{job}").text, re.S)[
+        0
+    ]  # type: ignore[index]
+    assert re.search(r'data-confirm="Going on sets aside \d+ credits? more; what is not used returns to you\."', form)
+    assert f'data-confirm-button="{verb}"' in form and 'data-confirm-tone="primary"' in form
+
+
+def test_the_receipt_explains_why_going_on_may_cost_more_in_all(
+    sqlite_app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    job = make_server_job(alice)
+    assert "each time" not in words(browser, f"/training-jobs/{job.id}")
+    training_jobs.stop(alice, job.id)
+    training_jobs.resume(alice, job.id)
+    page = words(browser, f"/training-jobs/{job.id}")
+    assert re.search(
+        r"Quoted: \d+ credits? each time you start it; with what it cost before, at most \d+ credits in all\.", page
+    )
+
+
+def test_files_to_keep_are_called_so_before_and_after(job: int, browser: FlaskClient) -> None:
+    event(job, 1, "facts", outputs_wanted=["out/*.pt"])
+    assert "Files to keep out/*.pt" in words(browser, f"/training-jobs/{job}")
+    event(job, 2, "facts", outputs=[{"name": "out/a.pt", "bytes": 5000}])
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Files to keep out/a.pt 5 kB" in page and "Outputs" not in page
+
+
+def test_going_on_at_home_is_free_and_not_asked_for(job: int, browser: FlaskClient) -> None:
+    training_jobs.end(job, 1, Final("failed", "data", "It ended.", None))
+    page = browser.get(f"/training-jobs/{job}").text
+    assert "Try again</button>" in page and "sets aside" not in page
+
+
+def test_a_small_loss_is_no_zero(job: int, browser: FlaskClient) -> None:
+    metrics(job, 1, 1, loss=0.00098)
+    metrics(job, 2, 2, loss=2.04e-4)
+    page = words(browser, f"/training-jobs/{job}")
+    assert "Loss 2.04e-4 Speed" in page and "Loss fell from 9.80e-4 to 2.04e-4 over 2 steps. Lowest: 2.04e-4" in page
+    assert "2.04e-4" in words(browser, "/ai-training")
+    assert "0.000" not in page
 
 
 def test_memory_is_that_of_now_and_in_the_end_the_most(job: int, browser: FlaskClient) -> None:
@@ -140,6 +191,20 @@ def test_a_machine_that_is_away_is_not_live(job: int, browser: FlaskClient) -> N
     assert "data-away" in browser.get(f"/training-jobs/{job}").text
     page = words(browser, f"/training-jobs/{job}")
     assert "It was last heard of 1 min ago ." in page and "since" not in page
+    assert "workstation is away. What it does meanwhile appears here when it is back." in page
+    assert "Your script runs on" not in page
+
+
+def test_a_job_that_waits_for_a_machine_says_whether_that_is_there(
+    sqlite_app: Flask, alice: User, browser: FlaskClient
+) -> None:
+    job = make_agent_job(alice)
+    assert "Waiting for workstation to take it." in words(browser, f"/training-jobs/{job.id}")
+    assert job.agent is not None and job.agent.session is not None
+    agents.leave([job.agent.session])
+    page = words(browser, f"/training-jobs/{job.id}")
+    assert "workstation is offline. Start the agent there, and it takes this training." in page
+    assert "Waiting for" not in page
 
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["\ud800", "a\0b", "<b>", "loss"])
@@ -268,9 +333,24 @@ class TestLog:
         assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
         again = training_jobs.retry(alice, job).attempt
         training_jobs.claim(job, again, "test")
+        assert "checked by its sum" not in words(browser, f"/training-jobs/{job}")  # of the one before
         training_jobs.record(job, again, "log", 1, [{"text": ""}] * 1234)
         training_jobs.end(job, again, Final("failed", "data", "It.", None))
         assert "Log Incomplete 1,234 records missing" in words(browser, f"/training-jobs/{job}")
+
+    def test_details_tell_of_a_cancelled_training_that_its_log_is_not_checked(
+        self, job: int, browser: FlaskClient, alice: User
+    ) -> None:
+        log(job, 1, "one\n")
+        training_jobs.cancel(alice, job)
+        assert "Log Not checked cancelled before its end came" in words(browser, f"/training-jobs/{job}")
+
+    def test_an_attempt_that_never_began_has_no_log_to_check(self, job: int, browser: FlaskClient, alice: User) -> None:
+        log(job, 1, "one\n")
+        training_jobs.end(job, 1, Final("failed", "data", "It.", None, log_sha256=sha256(b"one\n").hexdigest()))
+        training_jobs.retry(alice, job)
+        training_jobs.cancel(alice, job)
+        assert "Log Complete checked by its sum" in words(browser, f"/training-jobs/{job}")
 
     def test_details_tell_of_a_log_with_another_sum(self, job: int, browser: FlaskClient) -> None:
         log(job, 1, "one\n")

@@ -172,6 +172,40 @@ class TestRefused:
         page = browser.post("/training-jobs/script", data={**fields, "entry": "../mnist/main.py"})
         assert page.status_code == 422 and "such as train.py or src/train.py." in page.text
 
+    def test_the_address_of_a_refused_order_leads_back_to_the_form(
+        self, app: Flask, browser: FlaskClient, alice: User
+    ) -> None:
+        gone_to = browser.get("/training-jobs/script")
+        assert (gone_to.status_code, gone_to.headers["Location"]) == (302, PAGE)
+        for refused in ("password", "payment-method"):
+            assert browser.get(f"/account/{refused}").headers["Location"] == "/account"
+
+    def test_every_field_that_is_wrong_is_named_at_once(self, app: Flask, browser: FlaskClient, alice: User) -> None:
+        agent = make_script_machine(alice)
+        fields = {
+            "source": "local", "local_path": "models/x", "place": f"agent:{agent.id}", "name": "mine",
+            "arguments": "--note 'open", "resume": '--from "', "max_minutes": "-5",
+        }  # fmt: skip
+        page = browser.post("/training-jobs/script", data=fields)
+        assert page.status_code == 422
+        for name in ("local_path", "arguments", "resume", "max_minutes"):
+            assert f'id="{name}-wrong"' in page.text
+
+
+class TestPlaces:
+    def test_the_price_is_that_of_one_start(self, app: Flask, browser: FlaskClient, alice: User) -> None:
+        assert "Resume and Try again set as much aside anew, and ask first." in browser.get(PAGE).text
+
+    def test_a_machine_without_torch_is_ready_for_a_script(self, app: Flask, browser: FlaskClient, alice: User) -> None:
+        make_script_machine(alice)
+        assert "Not ready" not in browser.get(PAGE).text and "</svg>Online</span>" in browser.get(PAGE).text
+        assert "</svg>Not ready</span>" in browser.get("/training-jobs/new").text
+
+    def test_a_machine_that_runs_no_scripts_is_not(self, app: Flask, browser: FlaskClient, alice: User) -> None:
+        make_script_machine(alice, scripts=False)
+        page = browser.get(PAGE).text
+        assert "</svg>Not ready</span>" in page and "Its agent was started without --allow-scripts." in page
+
 
 class TestTooLate:
     @pytest.mark.parametrize(

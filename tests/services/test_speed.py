@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any
@@ -57,6 +58,22 @@ def test_what_comes_late_in_a_lump_is_no_speed() -> None:
     assert pace(*before, *lump, *after) == 2
 
 
+def test_catching_up_is_no_speed_however_long_it_takes() -> None:
+    """As above, over a line that needs longer than the speed is taken over: 6.6 steps a second, told of at 22."""
+    before = [(float(i), round(6.6 * i)) for i in range(8)]
+    lump = [(67.0 + i, 46 + 22 * i) for i in range(27)]
+    after = [(94.0 + i, 621 + round(6.6 * i)) for i in range(5)]
+    for seen in range(1, len(lump)):
+        assert pace(*before, *lump[:seen]) == pytest.approx(6.6, rel=0.1)
+    assert pace(*before, *lump, *after) == pytest.approx(6.6, rel=0.1)
+
+
+def test_a_training_that_became_faster_while_it_was_away_is_believed_in_time() -> None:
+    before = [(float(i), 2 * i) for i in range(10)]
+    after = [(40.0 + i, 20 + 8 * i) for i in range(30)]
+    assert pace(*before, *after) == 8
+
+
 def test_going_back_to_a_checkpoint_begins_anew() -> None:
     assert pace((0, 100), (10, 200), (11, 50)) is None
     assert pace((0, 100), (10, 200), (11, 50), (13, 56)) == 3
@@ -100,6 +117,26 @@ def test_imports_before_the_first_step_and_gaps_do_not_count(app: Flask, alice: 
         clock.later(1)
     told = fresh(job)
     assert told["steps_per_second"] == 5 and told["eta_seconds"] == 9
+
+
+def test_another_process_knows_what_is_caught_up_with(
+    app: Flask, alice: User, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The web was away and begins anew, and what was trained meanwhile comes at once."""
+    job = make_agent_job(alice)
+    training_jobs.claim(job.id, 1, "test")
+    for seq in range(1, 6):
+        report(job, 1, seq, 5 * seq)
+        clock.later(1)
+    assert fresh(job)["steps_per_second"] == 5
+    monkeypatch.setattr(import_module("services.training_jobs.speed"), "_paces", OrderedDict())
+    clock.later(60)
+    for seq in range(6, 12):
+        report(job, 1, seq, 25 + 50 * (seq - 5))
+        clock.later(1)
+        assert 2 < fresh(job)["steps_per_second"] < 7
+    report(job, 1, 12, 330)
+    assert fresh(job)["steps_per_second"] == pytest.approx(5, rel=0.1)
 
 
 def test_the_next_attempt_has_a_speed_of_its_own(app: Flask, alice: User, clock: Clock) -> None:
