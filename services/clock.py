@@ -102,6 +102,7 @@ SCHEDULE = [
     Entry("end_lost_attempts", 5, training_jobs.end_lost_attempts, "Server trainings whose worker went silent"),
     Entry("mark_disconnected", 5, training_jobs.mark_disconnected, "Trainings whose machine is away"),
     Entry("push_again", 5, training_jobs.push_again, "Queue entries that were lost"),
+    Entry("put_away", 10, training_jobs.put_away, "Queue entries of attempts that are over"),
     Entry("handle_inbox", 3, payments.handle_due, "Messages of the payment gateway that wait"),
     Entry("send_mails", 15, mails.send_due, "Mail that is not away yet"),
     Entry("renew_overdue", 60, subscriptions.renew_overdue, "Renewals that were missed"),

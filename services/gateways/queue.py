@@ -6,6 +6,7 @@ RQ's own retry, stop and time limit are not used (research: reliability, section
 from __future__ import annotations
 
 import contextlib
+import re
 
 import redis
 import structlog
@@ -16,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 ORDER = ("first", "high", "normal")
 ENTRY = "worker.run_training_job"
+KEY = re.compile(rf"{Job.redis_job_namespace_prefix}job-([0-9]+)-([0-9]+)")
 log = structlog.get_logger()
 
 
@@ -45,6 +47,16 @@ class Queue:
             return any(self.connection.lpos(queue.key, entry_id(job_id, attempt)) is not None for queue in self.all())
         except redis.RedisError:
             return True
+
+    def known(self) -> set[tuple[int, int]]:
+        """Every entry of which Redis has something, (job, attempt): waiting, taken, or left behind. None when it cannot be
+        asked."""
+        try:
+            keys = self.connection.scan_iter(match=f"{Job.redis_job_namespace_prefix}job-*", count=1000)
+            found = [KEY.fullmatch(key.decode()) for key in keys]
+        except redis.RedisError:
+            return set()
+        return {(int(match[1]), int(match[2])) for match in found if match}
 
     def forget(self, job_id: int, attempt: int) -> None:
         """Remove what a worker that died has left of an entry: RQ itself would keep it until its maintenance comes round."""

@@ -13,7 +13,7 @@ logs       as they are read                  facts    in the shapes that pages s
 
 from services.training_jobs.attempts import Final, claim, end, order_of, renew, renew_all, spec_of, token_opens
 from services.training_jobs.curves import hide_curves
-from services.training_jobs.dispatch import push_again
+from services.training_jobs.dispatch import push_again, put_away
 from services.training_jobs.figures import figures_of
 from services.training_jobs.logs import Transcript, log_of, log_tail
 from services.training_jobs.orders import cancel, resume, retry, stop
@@ -65,6 +65,7 @@ __all__ = [
     "order_of",
     "price",
     "push_again",
+    "put_away",
     "receipt",
     "record",
     "record_all",

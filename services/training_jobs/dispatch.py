@@ -13,6 +13,7 @@ from services import agents, credits, subscriptions
 from services.gateways import gateways
 
 LOST_AFTER = timedelta(seconds=10)
+_over_before = set[tuple[int, int]]()  # entries of attempts that were over at the last look
 
 
 def let_know(job: TrainingJob) -> None:
@@ -46,6 +47,25 @@ def push_again() -> int:
         if not gateways().queue.holds(job_id, attempt):
             gateways().queue.push(job_id, attempt, ranks[user_id])
             count += 1
+    return count
+
+
+def put_away() -> int:
+    """Put away what the queue keeps of attempts that are over: a worker was killed with an entry that it had just taken for
+    the second time. Answers how many.
+
+    Each is seen twice before, since whoever ends an attempt puts its entry away a moment later.
+    """
+    global _over_before
+    known = gateways().queue.known()
+    open_ = select(TrainingJob.id, TrainingJob.attempt).where(
+        TrainingJob.id.in_({job_id for job_id, _ in known}), TrainingJob.state.in_(("queued", *RUNNING_STATES))
+    )
+    over = known - {(job_id, attempt) for job_id, attempt in db.session.execute(open_)}
+    end_read()
+    for job_id, attempt in over & _over_before:
+        gateways().queue.forget(job_id, attempt)
+    count, _over_before = len(over & _over_before), over
     return count
 
 

@@ -128,13 +128,14 @@ def ledger_adds_up(scene: Scene) -> None:
 
 
 def nothing_waits_in_redis(scene: Scene) -> None:
-    """No entry of the queue is left, nor anything RQ keeps about one; it puts them away when the runner has ended."""
+    """No entry of the queue is left, nor anything RQ keeps about one: it puts them away when the runner has ended, and the
+    clock what a worker that was killed has left."""
     connection = redis.Redis(unix_socket_path=str(redis_socket(scene)))
 
     def left() -> list[bytes]:
         return [key for key in connection.keys("rq:*") if key.startswith((b"rq:job:", b"rq:queue:training"))]
 
-    until(lambda: not left(), 5, f"Redis keeps nothing of a job; it has {left()}")
+    until(lambda: not left(), 30, f"Redis keeps nothing of a job; it has {left()}")
 
 
 def redis_socket(scene: Scene) -> Path:

@@ -465,6 +465,20 @@ class TestQueue:
         training_jobs.push_again()
         assert fresh(second).dispatched_at is not None
 
+    def test_what_a_killed_worker_left_of_an_attempt_that_is_over_is_put_away(self, app: Flask, alice: User) -> None:
+        queue = gateways().queue
+        for one in queue.all():
+            one.empty()
+        over, waits = begin(make_server_job(alice)), make_server_job(alice)
+        assert queue.push(over.id, 1, "normal") and queue.push(waits.id, 1, "normal")
+        assert queue.known() >= {(over.id, 1), (waits.id, 1)}
+        training_jobs.put_away()
+        assert (over.id, 1) in queue.known()  # it runs
+        training_jobs.end(over.id, 1, Final("failed", "data", "No.", None))
+        assert training_jobs.put_away() == 0  # whoever ended it may be about to put it away
+        assert training_jobs.put_away() == 1 and training_jobs.put_away() == 0
+        assert queue.known() & {(over.id, 1), (waits.id, 1)} == {(waits.id, 1)}
+
     def test_what_redis_lost_is_pushed_again(self, app: Flask, alice: User) -> None:
         from services.gateways import gateways
 
