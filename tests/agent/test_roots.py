@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,19 @@ def test_names_that_no_disk_can_hold_are_refused_with_a_sentence(root: Path, nam
         str(refusal.value).encode()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
-def test_a_folder_that_may_not_be_entered_is_refused(root: Path) -> None:
+@pytest.fixture
+def closed(root: Path) -> Iterator[None]:
+    """The inner folder may not be entered, and whoever asks is not root, who may enter every folder."""
     (root / "inner").chmod(0)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65_534)
+    yield
+    os.seteuid(before)
+    (root / "inner").chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_entered_is_refused(root: Path, closed: None) -> None:
     with pytest.raises(PathRefused, match="cannot be"):
         resolve_inside(f"{root}/inner/rows.jsonl", [root], "file")
 
