@@ -131,6 +131,8 @@ def renew(job_id: int, number: int) -> str | None:
 
 def renew_all(held: set[tuple[int, int]]) -> None:
     """Push the leases of those attempts that run, in one transaction and as many statements however many they are."""
+    if not held:  # most machines most of the time
+        return
     present = (
         select(TrainingJob, Attempt)
         .join(Attempt, (Attempt.job_id == TrainingJob.id) & (Attempt.number == TrainingJob.attempt))

@@ -296,6 +296,13 @@ def test_a_heartbeat_of_a_hundred_jobs_asks_the_database_as_often_as_one_of_two(
     assert few == many
 
 
+def test_a_heartbeat_of_a_machine_without_jobs_asks_the_database_nothing(session: AgentSession) -> None:
+    say(session, type="heartbeat", jobs=[])
+    with statements() as asked:
+        session.handle({"type": "heartbeat", "jobs": []})
+    assert asked == []
+
+
 def test_a_message_of_more_records_than_the_window_is_no_message(session: AgentSession, job: TrainingJob) -> None:
     most = lines(job, 1, 2000)
     assert say(session, **most)[0]["through"] == 2000
