@@ -27,8 +27,8 @@ WINDOW_RECORDS = 2000
 OFFER_AGAIN_SECONDS = 10.0
 NOTED_EVERY_SECONDS = 10.0
 MOST_JOBS_HELD = 100
-RESTART_SECONDS = 4.0  # until a web process that was asked to end is there again
-RECONNECTS_A_SECOND = 80
+RESTART_SECONDS = 6.5  # until a web process that was asked to end is there again
+RECONNECTS_A_SECOND = 95
 NEWS = {
     "machine",
     "ready",
@@ -293,7 +293,7 @@ def close(sessions: Iterable[AgentSession]) -> None:
 
 def pauses(count: int) -> list[float]:
     """After how many seconds each of so many machines is to come back from a restart: when the server is there again, and
-    eighty a second in a random order."""
+    ninety-five a second in a random order."""
     places = random.sample(range(count), count)
     return [RESTART_SECONDS + (place + random.random()) / RECONNECTS_A_SECOND for place in places]  # noqa: S311 - no secret
 
