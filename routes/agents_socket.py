@@ -44,10 +44,8 @@ ROUND_SECONDS = 1.0
 ORDERS_AT_ONCE = 4  # connections to the database that orders may take away from pages
 GOODBYE_SECONDS = 1.0
 FRAMES_A_SECOND, FRAMES_AT_ONCE = 200, 1000
-SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = (
-    20,
-    400,
-)  # of all but records: heartbeats and their jobs, answers to orders, pings
+# Of all but records: heartbeats and their jobs, answers to orders, pings.
+SMALL_TALK_A_SECOND, SMALL_TALK_AT_ONCE = 20, 400
 CLOSE_FLOOD = 1008  # RFC 6455, section 7.4.1: against the rules of this server
 BAD_FRAMES = 3
 MOST_LINKS, FILES_FOR_PAGES = 10_000, 300

@@ -54,7 +54,7 @@ def put_away() -> int:
     """Put away what the queue keeps of attempts that are over: a worker was killed with an entry that it had just taken for
     the second time. Answers how many.
 
-    Each is seen twice before, since whoever ends an attempt puts its entry away a moment later.
+    Each is seen at two looks first, since whoever ends an attempt puts its entry away a moment later.
     """
     global _over_before
     known = gateways().queue.known()
