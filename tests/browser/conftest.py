@@ -10,8 +10,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -42,11 +43,12 @@ def chromium_path() -> str:
 
 @dataclass
 class Site:
-    """Where the server answers, what is in it, and the settings it runs with."""
+    """Where the server answers, what is in it, the settings it runs with, and the cookies of who has logged in, by e-mail."""
 
     url: str
     scene: scene.Scene
     settings: Settings
+    sessions: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +114,17 @@ class Visit:
         return self.page
 
     def log_in(self, email: str = scene.EMAIL) -> Page:
+        """Through the form the first time, later with the same session: the site allows ten log-ins a minute."""
+        if email in self.site.sessions:
+            self.context.clear_cookies()
+            self.context.add_cookies(self.site.sessions[email])
+            return self.open("/dashboard")
         self.open("/login")
         self.page.fill("input[name=email]", email)
         self.page.fill("input[name=password]", scene.PASSWORD)
         self.page.click("main button[type=submit]")
         self.page.wait_for_url("**/dashboard")
+        self.site.sessions[email] = self.context.cookies()
         return self.page
 
 
