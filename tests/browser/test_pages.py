@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from app import create_app
 from models.base import db
@@ -21,6 +21,10 @@ AT_THE_END = """() => {
   const [head, foot, bar] = [seen(".top"), seen(".foot"), seen(".tabbar")];
   scrollTo({top: 0, behavior: "instant"});
   return {away: head && head.top < 0, covered: foot && Math.round(foot.bottom - (bar ? bar.top : innerHeight))};
+}"""
+SETTLED = """async () => {
+  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  await Promise.allSettled(document.getAnimations().filter(one => one instanceof CSSTransition).map(one => one.finished));
 }"""
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 PUBLIC = [
@@ -46,28 +50,38 @@ def faults_of(visit: Visit, path: str) -> list[str]:
 
 
 def faults_now(visit: Visit, path: str) -> list[str]:
-    """The same of the page that is open."""
+    """The same of the page that is open. Colours are looked at in the other scheme as well; all else is the same there."""
     page = visit.page
     page.wait_for_timeout(250)
     page.evaluate(AXE)
-    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
-    faults = [
-        f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]} {one['nodes'][0].get('failureSummary', '')[:200]}"
-        for one in found
-    ]
+    faults = violations(page, path)
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if wide > 0:
         faults.append(f"{path}: {wide} px wider than the window")
     end = page.evaluate(AT_THE_END)
     if end["away"] or (end["covered"] or 0) > 0:
         faults.append(f"{path}: scrolled to its end: {end}")
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    page.emulate_media(color_scheme="light" if dark else "dark")
+    page.evaluate(SETTLED)
+    faults += violations(page, f"{path} ({'light' if dark else 'dark'})", "color-contrast")
+    page.emulate_media(color_scheme="dark" if dark else "light")
     missing = [text for text in visit.complaints if "404" not in text or path != "/nothing-here"]
     visit.complaints.clear()
     return faults + [f"{path}: console: {text}" for text in missing]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+def violations(page: Page, path: str, *rules: str) -> list[str]:
+    """What axe-core finds wrong on the page that is open, by all its rules or by those named."""
+    options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
+    found = page.evaluate("async options => (await axe.run(document, options)).violations", options)
+    return [
+        f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]} {one['nodes'][0].get('failureSummary', '')[:200]}"
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1440)])
 def test_no_page_has_a_fault(site: Site, chromium: Browser, scheme: str, width: int) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     visit = Visit(site, context)
