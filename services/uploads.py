@@ -25,6 +25,7 @@ from services.gateways.storage import sha256_of
 
 CHUNK_BYTES = 8 * 1024 * 1024
 OPEN_AT_ONCE = 10
+WAITING = 1000  # files, finished or not, of which nothing was made yet
 KEPT = timedelta(days=7)
 IN_USE_FOR = timedelta(minutes=70)  # looking into a file takes an hour at most; after this its reader has died
 RESERVE_BYTES = 512 * 1024 * 1024  # what an upload that begins must leave free on the disk
@@ -35,7 +36,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def create(actor: User, name: str, size: int, sha256: str | None = None) -> Upload:
-    """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, TooManyOpen, DiskFull."""
+    """Begin an upload of `size` bytes. Raises Invalid, TooLarge above the plan's limit, TooManyOpen, DiskFull.
+
+    A model comes as many files before it is made, so what waits together may be as much as a training delivers.
+    """
     allowed = subscriptions.limit(actor, "upload_bytes")
     if size > allowed:
         raise too_large(actor, size)
@@ -43,6 +47,7 @@ def create(actor: User, name: str, size: int, sha256: str | None = None) -> Uplo
         credits.lock(actor.id)
         if len(_waiting(actor, "open")) >= OPEN_AT_ONCE:
             raise TooManyOpen(f"You have {OPEN_AT_ONCE} unfinished uploads. Finish one, or wait until they expire.")
+        _refuse_more_waiting(actor, size, max(gateways().settings.delivery_bytes, OPEN_AT_ONCE * allowed))
         return _create(actor.id, name, size, sha256)
 
 
@@ -261,7 +266,7 @@ class DiskFull(DomainError):
 
 
 class TooManyOpen(Conflict):
-    """More unfinished uploads than one member may have; becomes status 429."""
+    """More uploads that wait than one member may have; becomes status 429."""
 
     code = "too_many_uploads"
 
@@ -278,6 +283,20 @@ def _waiting(actor: User, state: str) -> list[Upload]:
         Upload.user_id == actor.id, Upload.state == state, Upload.job_id.is_(None), Upload.expires_at > now()
     )
     return list(db.session.scalars(query.order_by(Upload.created_at.desc(), Upload.id)))
+
+
+def _refuse_more_waiting(actor: User, size: int, most: int) -> None:
+    """Raise TooManyOpen when `size` more bytes would wait beside all that nothing uses yet, finished or not."""
+    query = select(func.count(), func.coalesce(func.sum(Upload.size), 0)).where(
+        Upload.user_id == actor.id, Upload.state != "in_use", Upload.job_id.is_(None), Upload.expires_at > now()
+    )
+    files, together = db.session.execute(query).one()
+    if files >= WAITING or together + size > most:
+        raise TooManyOpen(
+            f"{files} uploads with {shown_size(int(together))} wait of which nothing was made yet, and at most {WAITING} with"
+            f" {shown_size(most)} may. Make data sets or models of them, or wait until they expire, {KEPT.days} days"
+            " after they came."
+        )
 
 
 def _folder() -> Path:

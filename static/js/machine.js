@@ -65,8 +65,8 @@
     element.append(...children);
     return element;
   };
-  const clock = (seconds) =>
-    new Date(seconds * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  const clock = (seconds, step) =>
+    new Date(seconds * 1000).toLocaleTimeString("en-GB", { timeStyle: step < 60 ? "medium" : "short" });
 
   // --- One small curve ---
   function small(chart, data, grid) {
@@ -147,7 +147,7 @@
         grid: { show: side === 3, stroke: yard.colour("line"), width: 1 },
         ...(side === 3
           ? { size: 58, space: 34, values: (_, splits) => splits.map((value) => chart.write(value)) }
-          : { size: 22, space: 74, values: (_, splits) => splits.map(clock) }),
+          : { size: 22, space: 74, values: (_, splits, _axis, _space, step) => splits.map((at) => clock(at, step)) }),
       });
       return {
         width: plotted.clientWidth,

@@ -38,7 +38,7 @@ from services import (
 from services.gateways import gateways
 from services.gateways.storage import sha256_of
 from services.model_versions import NewFile
-from services.training_jobs import Final, Order
+from services.training_jobs import Final, Order, events
 from tests.browser import past
 from tests.factories import hello
 
@@ -349,6 +349,6 @@ def _finish(job: TrainingJob, folder: Path) -> int:
         files.append(NewFile(name, path, size, sha256_of(path)))
     with model_versions.kept(files) as kept, transaction():
         version = model_versions.publish(db.session.get_one(TrainingJob, job.id), kept)
-    training_jobs.end(job.id, 1, Final("completed"))
+    training_jobs.end(job.id, 1, Final("completed", log_sha256=events.log_hash(job.id, 1)))
     assert gateways().storage.path(version.files[0].storage_key).exists()
     return version.id

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from models.accounts import User
-from models.base import db, transaction
+from models.base import add, db, now, transaction
 from models.training_jobs import TrainingJob
 from models.uploads import Upload
 from services import attempt_files, training_jobs, uploads
@@ -58,6 +58,30 @@ class TestRoom:
         with transaction():
             uploads.forget(first)
         uploads.create(bob, "rows.jsonl", 60 * MEGABYTE)
+
+    def test_finished_files_of_which_nothing_is_made_have_an_end(
+        self, app: Flask, alice: User, disk: list[int]
+    ) -> None:
+        disk[0] = 10**12
+        with transaction():
+            large = add(Upload(id="a model", user_id=alice.id, name="model.safetensors", state="complete",
+                               size=gateways().settings.delivery_bytes - 1, expires_at=now() + uploads.KEPT))  # fmt: skip
+        uploads.create(alice, "rows.jsonl", 1)
+        with pytest.raises(uploads.TooManyOpen, match=r"^2 uploads with 21\.5 GB wait"):
+            uploads.create(alice, "rows.jsonl", 1)
+        with transaction():
+            uploads.forget(large)
+        uploads.create(alice, "rows.jsonl", 1)
+
+    def test_small_files_that_wait_are_counted(
+        self, app: Flask, alice: User, bob: User, disk: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "WAITING", 2)
+        whole(alice, b"1")
+        whole(alice, b"2")
+        with pytest.raises(uploads.TooManyOpen, match="2 uploads with 0.1 MB wait"):
+            uploads.create(alice, "rows.jsonl", 1)
+        uploads.create(bob, "rows.jsonl", 1)
 
     def test_what_has_arrived_is_promised_no_more(self, app: Flask, alice: User, disk: list[int]) -> None:
         whole(alice, b"a" * 4 * MEGABYTE)
