@@ -11,9 +11,9 @@ The order of control: `run` here, the child in `training`, its process in `child
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..masking import SecretMasker
 from ..protocol import JobSpec
 from ..settings import Timings
 from ..spool import Final, Spool, SpoolReader
+from ..spool.room import is_full
 from ..words import beginning
 from .children import Child, ForkedChild, SpawnedChild
 from .recording import Recorder
@@ -117,8 +118,23 @@ def run(
         child.close()
     final = Final(final.outcome, *(masker.mask(text) for text in (final.cause, final.message, final.advice)))
     recorder.close()
-    spool.finish(final)
+    _tell(final, spool, watch, timings)
     return final
+
+
+def _tell(final: Final, spool: Spool, orders: Orders, timings: Timings) -> None:
+    """Write the end. On a full disk it waits for room: whoever reads it shall learn how it went, not that its teller died.
+
+    Raises OSError on a broken disk, and on a full one when nobody wants the attempt any more.
+    """
+    while True:
+        try:
+            spool.finish(final)
+            return
+        except OSError as error:
+            if not is_full(error) or orders.now() in ("cancel", "kill"):
+                raise
+        time.sleep(timings.orders)
 
 
 def _first_words(spec: JobSpec) -> str:
@@ -205,7 +221,7 @@ class _Stages:
 
 
 def _unforeseen(failure: Exception, blame: str) -> Final:
-    if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(failure, OSError) and is_full(failure):
         return Final("failed", blame, "The disk is full.", "Free some space, then press Try again.")
     return Final(
         "failed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -124,13 +125,19 @@ class Spool(SpoolReader):
             self._unsynced, self._synced_at = 0, time.monotonic()
 
     def finish(self, final: Final) -> Item:
-        """Write how it ended and what the log adds up to; nothing can be appended afterwards. The first end stands."""
+        """Write how it ended and what the log adds up to; nothing can be appended afterwards. The first end stands.
+
+        Raises OSError when there is no room for it, or for what waits before it; it can be tried again then.
+        """
         with self._lock:
             if self._final is not None:
                 return self._final
             if self._hole is not None:
-                self._note_gap(*self._hole)
+                hole, self._hole = self._hole, None
+                self._note_gap(*hole)
             self._write_waiting(self._reserve.give_up, self._drop_oldest_log)
+            if self._waiting:
+                raise OSError(errno.ENOSPC, f"There is no room for {len(self._waiting)} records before the end")
             self.sync()
             sums = {"last": self.last, "log_bytes": self._log.bytes, "log_sha256": self._log.sha256}
             told = asdict(final) | sums

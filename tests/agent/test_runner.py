@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -130,6 +131,39 @@ def attempt(tmp_path: Path) -> Iterator[Attempt]:
 @pytest.fixture(params=["spawned", "forked"])
 def forked(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "forked")
+
+
+def test_an_end_for_which_there_is_no_room_is_told_later_and_as_it_was(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, tried = Spool.finish, threading.Event()
+    room = threading.Event()
+
+    def finish_with_room(spool: Spool, final: Final) -> Any:
+        tried.set()
+        if not room.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return finish(spool, final)
+
+    monkeypatch.setattr(Spool, "finish", finish_with_room)
+    running = attempt.run_aside(steps=2)
+    assert tried.wait(20)
+    time.sleep(0.1)
+    assert running.is_alive() and SpoolReader(attempt.spool_folder).final is None
+    room.set()
+    running.join(10)
+    told = SpoolReader(attempt.spool_folder).final
+    assert told is not None and told["outcome"] == "completed"
+
+
+def test_nobody_waits_for_room_once_the_attempt_is_unwanted(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish_without_room(_spool: Spool, _final: Final) -> Any:
+        attempt.order = "cancel"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "finish", finish_without_room)
+    with pytest.raises(OSError, match="No space left"):
+        attempt.run(steps=2)
 
 
 def test_a_job_goes_through_its_stages_and_everything_it_said_is_recorded(attempt: Attempt, forked: bool) -> None:

@@ -348,6 +348,27 @@ def test_the_reserve_is_not_set_aside_again_once_the_end_is_told(tmp_path: Path)
     assert not (tmp_path / "reserve").exists()
 
 
+def test_an_end_without_room_is_told_once_there_is_some_and_nothing_before_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk()
+    monkeypatch.setattr("agent.spool.segments.os.write", disk)
+    spool = Spool(tmp_path)
+    disk.full = True
+    fill(spool, 2)
+    spool.append("metrics", {"steps": [8], "values": {"loss": [0.5]}})
+    for _ in range(3):
+        with pytest.raises(OSError, match="no room for 2 records"):
+            spool.finish(COMPLETED)
+        assert SpoolReader(tmp_path).final is None
+    disk.full = False
+    told = spool.finish(COMPLETED)
+    reader = SpoolReader(tmp_path)
+    assert told["last"] == {"log": 2, "metrics": 1, "event": 1, "samples": 0}
+    assert reader.read("metrics", 0, 1 << 20)[1] == [{"steps": [8], "values": {"loss": [0.5]}}]
+    assert reader.read("event", 0, 1 << 20)[1][0]["kind"] == "gap"
+
+
 def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk()
     monkeypatch.setattr("agent.spool.segments.os.write", disk)

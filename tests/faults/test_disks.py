@@ -57,7 +57,7 @@ def test_row_18_a_full_disk_on_the_machine_costs_declared_lines_and_not_the_trai
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(tmp_path / "desk-1" / "home", 1500))
         scene = stack.enter_context(settled(tmp_path))
-        steps, lines = 350, 5000  # more than the reserve of the spool holds
+        steps, lines = 500, 5000  # more than the reserve of the spool holds, and longer than the disk is full
         job = scene.order(scene.desk, max_steps=steps, lines=lines, pause=0.1)
         scene.alice.wait_for_step(job, 20)
         ballast = fill(disk)
