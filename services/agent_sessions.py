@@ -238,11 +238,13 @@ class AgentSession:
     def _mine(self, held: Iterable[Held]) -> dict[Held, TrainingJob]:
         """The jobs of those attempts that this machine may still work on."""
         wanted = set(held)
+        if not wanted:
+            return {}  # as idle machines say every 15 s: building the statement costs more than all else of it
         query = select(TrainingJob).where(
             TrainingJob.id.in_({job_id for job_id, _ in wanted}), TrainingJob.agent_id == self.agent_id,
             TrainingJob.state.in_(("queued", *RUNNING_STATES)),
         )  # fmt: skip
-        jobs = {(job.id, job.attempt): job for job in db.session.scalars(query)} if wanted else {}
+        jobs = {(job.id, job.attempt): job for job in db.session.scalars(query)}
         return {one: job for one, job in jobs.items() if one in wanted}
 
     def _take(self, held: Held) -> bool:
