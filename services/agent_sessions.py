@@ -29,12 +29,8 @@ NOTED_EVERY_SECONDS = 10.0
 MOST_JOBS_HELD = 100
 RESTART_SECONDS = 6.5  # until a web process that was asked to end is there again
 RECONNECTS_A_SECOND = 95
-NEWS = {
-    "machine",
-    "ready",
-    "missing",
-    "advice",
-}  # of a heartbeat: what it says when something about the machine has changed
+# Of a heartbeat: what it says when something about the machine has changed.
+NEWS = {"machine", "ready", "missing", "advice"}
 Held = tuple[int, int]  # job, attempt
 
 

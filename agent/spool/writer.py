@@ -132,9 +132,7 @@ class Spool(SpoolReader):
         with self._lock:
             if self._final is not None:
                 return self._final
-            if self._hole is not None:
-                hole, self._hole = self._hole, None
-                self._note_gap(*hole)
+            self._close_hole()
             self._write_waiting(self._reserve.give_up, self._drop_oldest_log)
             if self._waiting:
                 raise OSError(errno.ENOSPC, f"There is no room for {len(self._waiting)} records before the end")
@@ -214,10 +212,8 @@ class Spool(SpoolReader):
                 segment_path(self.folder, stream, number).unlink()
             raise
         self._unsynced += len(payload) + OVERHEAD
-        if stream == "log" and self._hole is not None:
-            first, last, size = self._hole
-            self._hole = None
-            self._note_gap(first, last, size)
+        if stream == "log":
+            self._close_hole()
 
     def _roll(self, stream: str, number: int) -> Segment:
         """Close the present segment and open one that begins with `number`."""
@@ -282,6 +278,12 @@ class Spool(SpoolReader):
             self._log.forget()
             self._note_gap(missing_from, through, size * (through - missing_from + 1) // (through - first + 1))
         return True
+
+    def _close_hole(self) -> None:
+        """Note the log that was given up since the last that was written."""
+        if self._hole is not None:
+            hole, self._hole = self._hole, None
+            self._note_gap(*hole)
 
     def _note_gap(self, first: int, last: int, size: int) -> None:
         self._numbers["event"] += 1

@@ -291,8 +291,8 @@ def test_what_no_gap_covers_is_exactly_that(span: list[int], covers: list[list[i
 class FullDisk:
     """Stands in for os.write while it is `full`: what is larger than `room` finds none."""
 
-    def __init__(self, room: int = 0) -> None:
-        self.full, self.room = False, room
+    def __init__(self) -> None:
+        self.full, self.room = False, 0
         self._write = os.write
 
     def __call__(self, descriptor: int, data: bytes) -> int:
@@ -301,11 +301,15 @@ class FullDisk:
         return self._write(descriptor, data)
 
 
-def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = FullDisk()
-    monkeypatch.setattr("agent.spool.segments.os.write", disk)
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    """The disk below every spool."""
+    full = FullDisk()
+    monkeypatch.setattr("agent.spool.segments.os.write", full)
+    return full
+
+
+def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(tmp_path: Path, disk: FullDisk) -> None:
     spool = Spool(tmp_path)
     spool.append("log", {"text": "before\n"})
     disk.full = True
@@ -324,10 +328,9 @@ def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(
     assert reader.read("metrics", 0, 1 << 20)[1] == [{"steps": [8], "values": {"loss": [0.5]}}]
 
 
-def test_what_the_room_for_an_event_cost_is_told_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_room_for_an_event_cost_is_told_behind_it(tmp_path: Path, disk: FullDisk) -> None:
     """A reader that met the gap first would take the event before it for lost."""
-    disk = FullDisk(room=300)
-    monkeypatch.setattr("agent.spool.segments.os.write", disk)
+    disk.room = 300
     spool = Spool(tmp_path, segment_bytes=100)
     fill(spool, 12)
     disk.full = True
@@ -349,10 +352,8 @@ def test_the_reserve_is_not_set_aside_again_once_the_end_is_told(tmp_path: Path)
 
 
 def test_an_end_without_room_is_told_once_there_is_some_and_nothing_before_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: FullDisk
 ) -> None:
-    disk = FullDisk()
-    monkeypatch.setattr("agent.spool.segments.os.write", disk)
     spool = Spool(tmp_path)
     disk.full = True
     fill(spool, 2)
@@ -369,9 +370,7 @@ def test_an_end_without_room_is_told_once_there_is_some_and_nothing_before_it_is
     assert reader.read("event", 0, 1 << 20)[1][0]["kind"] == "gap"
 
 
-def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = FullDisk()
-    monkeypatch.setattr("agent.spool.segments.os.write", disk)
+def test_log_lost_at_the_very_end_still_counts(tmp_path: Path, disk: FullDisk) -> None:
     spool = Spool(tmp_path)
     disk.full = True
     fill(spool, 2)

@@ -11,10 +11,9 @@ nice -n 19 .venv/bin/python -m pytest -q -n 2 --timeout=7200 tests/faults/test_s
 virtual=$!
 trap 'kill $virtual 2> /dev/null || true; rm -f "$played"' EXIT
 trap 'exit 130' INT TERM
-.venv/bin/python -m pytest -q -n 0 --timeout=7200 -m faults tests/faults --ignore tests/faults/test_web.py "$@"
-if ! wait "$virtual"; then
-	cat "$played"
-	exit 1
-fi
+failed=0
+.venv/bin/python -m pytest -q -n 0 --timeout=7200 -m faults tests/faults --ignore tests/faults/test_web.py "$@" || failed=1
+wait "$virtual" || failed=1
 cat "$played"
-.venv/bin/python -m pytest -q -n 0 --timeout=7200 -m faults tests/faults/test_web.py "$@"
+.venv/bin/python -m pytest -q -n 0 --timeout=7200 -m faults tests/faults/test_web.py "$@" || failed=1
+exit "$failed"
