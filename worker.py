@@ -259,6 +259,7 @@ class Line:
 
     def _told_the_end(self, final: Final) -> bool:
         try:
+            training_jobs.hold_on(self._spec.job, self._spec.attempt)
             self._forward()
             told = self._spool.final or {}
             end = training_jobs.Final(

@@ -11,7 +11,17 @@ curves     which of them are shown           speed     steps a second of late
 logs       as they are read                  facts    in the shapes that pages show
 """
 
-from services.training_jobs.attempts import Final, claim, end, order_of, renew, renew_all, spec_of, token_opens
+from services.training_jobs.attempts import (
+    Final,
+    claim,
+    end,
+    hold_on,
+    order_of,
+    renew,
+    renew_all,
+    spec_of,
+    token_opens,
+)
 from services.training_jobs.curves import hide_curves
 from services.training_jobs.dispatch import push_again, put_away
 from services.training_jobs.figures import figures_of
@@ -54,6 +64,7 @@ __all__ = [
     "get_for",
     "give_up_machines",
     "hide_curves",
+    "hold_on",
     "image_of",
     "iso",
     "list_for",

@@ -129,6 +129,16 @@ def renew(job_id: int, number: int) -> str | None:
         return order_of(job)
 
 
+def hold_on(job_id: int, number: int) -> None:
+    """Push the lease of an attempt whose training is over while its end cannot be stored: nobody is to begin it again
+    meanwhile, and no minute of the wait is charged."""
+    with transaction():
+        waiting = update(Attempt).where(
+            Attempt.job_id == job_id, Attempt.number == number, Attempt.lease_until.is_not(None)
+        )
+        db.session.execute(waiting.values(lease_until=now() + LEASE))
+
+
 def renew_all(held: set[tuple[int, int]]) -> None:
     """Push the leases of those attempts that run, in one transaction and as many statements however many they are."""
     if not held:  # most machines most of the time
@@ -178,13 +188,13 @@ def token_opens(given: str) -> tuple[int, int] | None:
 
 def end(job_id: int, number: int, final: Final) -> bool:
     """An attempt has ended: settle it by cause and decide what the job does next. False when it had ended before."""
+    is_verified = _is_as_told(job_id, number, final)
     with transaction():
         job = locked(job_id)
         if job.attempt != number or job.state not in RUNNING_STATES:
             return False
         attempt = attempt_of(job_id, number)
-        if final.log_sha256:
-            attempt.log_verified = events.log_hash(job_id, number) == final.log_sha256
+        attempt.log_verified = is_verified
         outcome = _checked_outcome(job, final)
         _close(job, attempt, outcome)
         _NEXT[outcome.outcome](job, outcome)
@@ -192,6 +202,19 @@ def end(job_id: int, number: int, final: Final) -> bool:
         events.status(job)
         dispatch.more_for(job)
     return True
+
+
+def _is_as_told(job_id: int, number: int, final: Final) -> bool | None:
+    """Whether the stored log has the sum that the runner told; None where it told none, or has ended before.
+
+    A long log takes seconds to read, so it is read before the job is locked: whoever tells the end has told all of it.
+    """
+    if not final.log_sha256:
+        return None
+    running = select(TrainingJob.attempt).where(TrainingJob.id == job_id, TrainingJob.state.in_(RUNNING_STATES))
+    if db.session.scalar(running) != number:
+        return None
+    return events.log_hash(job_id, number) == final.log_sha256
 
 
 def close_unstarted(job: TrainingJob) -> None:
@@ -277,7 +300,10 @@ def _cancelled(job: TrainingJob, final: Final) -> None:
 
 
 def _failed(job: TrainingJob, final: Final) -> None:
-    if final.cause in OURS and job.stop_mode is None and job.automatic_retries < MOST_AUTOMATIC_RETRIES:
+    if final.cause in OURS and job.stop_mode is not None:
+        _stopped(job, final)  # it was to end, and has; what we broke meanwhile is paid back
+        return
+    if final.cause in OURS and job.automatic_retries < MOST_AUTOMATIC_RETRIES:
         job.automatic_retries += 1
         open_next(job)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from sqlalchemy import ColumnElement, func, select
@@ -82,13 +83,14 @@ def _missing_before(job_id: int, number: int) -> int:
 
 def records_of(job_id: int, attempt: int | None = None) -> Iterator[str]:
     """The texts of the log as they are stored, read some at a time; the connection is given back in between: whoever
-    takes the log over a slow line keeps none."""
+    takes the log over a slow line keeps none, and everybody else of the process has a turn."""
     query = select(TrainingEvent.number, TrainingEvent.payload).where(*_log(job_id))
     if attempt is not None:
         query = query.where(TrainingEvent.attempt == attempt)
     query, last = query.order_by(TrainingEvent.number).limit(READ_AT_ONCE), 0
     while rows := db.session.execute(query.where(TrainingEvent.number > last)).all():
         end_read()
+        time.sleep(0)
         last = rows[-1].number
         yield from (row.payload["text"] for row in rows)
 

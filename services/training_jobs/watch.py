@@ -25,8 +25,9 @@ def end_lost_attempts() -> int:
         .where(TrainingJob.state.in_(RUNNING_STATES), TrainingJob.agent_id.is_(None), Attempt.lease_until < now())
     )
     final = attempts.Final(
-        "failed", "platform", "The server's worker ended without a word.", "Nothing to do: it is tried again by itself."
-    )
+        "failed", "platform", "The server's worker ended without a word.",
+        "Press Try again: it goes on from the last checkpoint. If that does not help, tell whoever runs this site.",
+    )  # fmt: skip
     count = 0
     for job_id, number in db.session.execute(lost).all():
         with transaction():

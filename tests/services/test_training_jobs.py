@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from datetime import timedelta
@@ -12,14 +13,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from models.accounts import User
-from models.base import db, now, transaction
+from models.base import db, in_transaction, now, transaction
 from models.training_jobs import Attempt, TrainingJob
 from services import credits, model_versions, server_files, subscriptions, training_jobs
 from services.errors import Conflict, Invalid, NotFound, PaymentNeeded
 from services.gateways import gateways
 from services.model_versions import NewFile
 from services.reconcile import reconcile
-from services.training_jobs import Final
+from services.training_jobs import Final, logs
 from tests.factories import make_agent, make_agent_job, make_dataset, make_server_job, on_plan, order, statements, steps
 
 LOST = Final("failed", "platform", "The worker is gone.", None)
@@ -40,6 +41,18 @@ def publish(job: TrainingJob, folder: Any) -> None:
     weights.write_bytes(b"weights")
     with model_versions.kept([NewFile("model.safetensors", weights, 7, "0" * 64)]) as files, transaction():
         model_versions.publish(fresh(job), files)
+
+
+def attempt_of(job: TrainingJob) -> Attempt:
+    db.session.expire_all()
+    return db.session.query(Attempt).filter_by(job_id=job.id, number=fresh(job).attempt).one()
+
+
+def lose_the_worker(job: TrainingJob) -> None:
+    """Let the lease of the present attempt run out, and the clock find it."""
+    with transaction():
+        attempt_of(job).lease_until = now() - timedelta(seconds=1)
+    assert training_jobs.end_lost_attempts() == 1
 
 
 def minutes_later(job: TrainingJob, minutes: float) -> None:
@@ -176,9 +189,7 @@ class TestAttempts:
     ) -> None:
         job = begin(make_server_job(alice))
         training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 3)])
-        with transaction():
-            db.session.query(Attempt).filter_by(job_id=job.id).one().lease_until = now() - timedelta(seconds=1)
-        assert training_jobs.end_lost_attempts() == 1
+        lose_the_worker(job)
         job = fresh(job)
         assert (job.state, job.attempt) == ("queued", 2)
         assert (job.charged, job.refunded) == (1, 1)
@@ -196,6 +207,55 @@ class TestAttempts:
         receipt = training_jobs.receipt(job)
         assert sum(line["credits"] for line in receipt) == 0 and len(receipt) == 8
         assert reconcile() == []
+
+    def test_a_worker_that_is_lost_again_and_again_leaves_the_member_something_to_do(
+        self, app: Flask, alice: User
+    ) -> None:
+        job = make_server_job(alice)
+        for _ in range(4):
+            begin(job)
+            lose_the_worker(job)
+        error = training_jobs.summary(fresh(job))["error"]
+        assert fresh(job).state == "failed" and "Try again" in error["advice"]
+
+    def test_a_job_that_was_to_stop_when_its_worker_was_lost_is_paused_and_paid_back(
+        self, app: Flask, alice: User
+    ) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 3)])
+        training_jobs.stop(alice, job.id)
+        lose_the_worker(job)
+        job = fresh(job)
+        assert (job.state, job.attempt, job.error_cause) == ("paused", 1, None)
+        assert (job.charged, job.refunded, training_jobs.summary(job)["credits"]["held"]) == (1, 1, 0)
+        assert training_jobs.resume(alice, job.id).attempt == 2
+        assert reconcile() == []
+
+    def test_whoever_waits_to_tell_the_end_keeps_the_attempt_and_is_not_charged(self, app: Flask, alice: User) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "metrics", 1, [steps(1, 3)])
+        with transaction():
+            attempt_of(job).lease_until = now() + timedelta(seconds=1)
+        minutes_later(job, 30)
+        training_jobs.hold_on(job.id, 1)
+        assert attempt_of(job).lease_until > now() + timedelta(seconds=60)  # type: ignore[operator]
+        assert fresh(job).charged == 1
+        training_jobs.end(job.id, 1, Final("stopped"))
+        training_jobs.hold_on(job.id, 1)
+        assert attempt_of(job).lease_until is None
+
+    def test_a_log_is_summed_up_before_anybody_else_has_to_wait_for_it(
+        self, app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = begin(make_server_job(alice))
+        training_jobs.record(job.id, 1, "log", 1, [{"text": "one\n"}, {"text": "two\n"}])
+        locked = []
+        monkeypatch.setattr(logs, "end_read", lambda: locked.append(in_transaction()))
+        final = Final("failed", "data", "It is broken.", None, log_sha256=hashlib.sha256(b"one\ntwo\n").hexdigest())
+        training_jobs.end(job.id, 1, final)
+        assert attempt_of(job).log_verified and locked == [False]
+        training_jobs.end(job.id, 1, final)
+        assert locked == [False]  # the end that comes twice reads nothing
 
     def test_what_was_paid_before_the_member_paused_it_is_not_paid_back(self, app: Flask, alice: User) -> None:
         job = begin(make_server_job(alice))
