@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ RESERVE_BYTES = 512 * 1024 * 1024  # what an upload that begins must leave free 
 PIECES_LEAVE_BYTES = 128 * 1024 * 1024  # what was begun may go on until here; what trainings say needs less
 NO_ROOM = "The server's disk has no room for this file now. Try again later, or tell its operator."
 NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+ARRIVING = ".partial"  # how the name of a file ends that comes in one go, until it is whole
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -134,7 +135,7 @@ def receive(actor: User, name: str, body: BinaryIO) -> Upload:
     allowed = subscriptions.limit(actor, "upload_bytes")
     _refuse_name(name)
     end_read()
-    arriving = _folder() / f"{uuid.uuid4()}.partial"
+    arriving = _folder() / f"{uuid.uuid4()}{ARRIVING}"
     hashed, size = hashlib.sha256(), 0
     try:
         with open(arriving, "wb") as file:
@@ -184,13 +185,20 @@ def forget(upload: Upload) -> None:
 
 
 def expire() -> int:
-    """Remove uploads nobody finished or used in time; those whose user died can be used again. Answers how many went."""
+    """Remove uploads nobody finished or used in time; those whose user died can be used again. Answers how many went.
+
+    What is left of a file whose process died while it arrived goes too.
+    """
     with transaction():
         _moved(Upload.expires_at <= now(), "in_use", "complete", KEPT)
     gone = list(db.session.scalars(select(Upload).where(Upload.expires_at <= now()).limit(500)))
     with transaction():
         for upload in gone:
             forget(upload)
+    for arriving in _folder().glob(f"*{ARRIVING}"):
+        with suppress(FileNotFoundError):  # it has arrived meanwhile
+            if arriving.stat().st_mtime < (now() - IN_USE_FOR).timestamp():
+                arriving.unlink()
     return len(gone)
 
 

@@ -144,7 +144,10 @@ def _own_python(assignment: Assignment, setup: Setup) -> Path:
             raise _Stopped
 
     assignment.report("stage", stage="prepare", message="Making an environment for the script.")
-    return interpreter.for_requirements(setup.folder.path / setup.requirements, Path(setup.terms.environments), say)
+    terms = setup.terms
+    return interpreter.for_requirements(
+        setup.folder.path / setup.requirements, Path(terms.environments), terms.environment, say
+    )
 
 
 def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:

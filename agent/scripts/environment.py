@@ -23,6 +23,7 @@ _PLAIN = {
 }  # fmt: skip
 # Of these families, all but what names a secret, such as NVIDIA_API_KEY.
 _FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "XDG_")
+_AGENTS_OWN = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
 
 
 def on_own_machine(own: Mapping[str, str], allowed: Collection[str], wanted: Collection[str] | None) -> dict[str, str]:
@@ -32,6 +33,16 @@ def on_own_machine(own: Mapping[str, str], allowed: Collection[str], wanted: Col
         name: value
         for name, value in own.items()
         if name.upper() in _PLAIN or name in chosen or (name.startswith(_FAMILIES) and not names_a_secret(name))
+    }
+
+
+def for_an_installer(own: Mapping[str, str], allowed: Collection[str]) -> dict[str, str]:
+    """What `pip` gets, which needs more than a script (compilers, its own settings): all but the agent's secrets and what
+    leads to the agent's own packages."""
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in _AGENTS_OWN and (name in allowed or not names_a_secret(name))
     }
 
 

@@ -16,18 +16,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import JobFailed
 from ..files import write_atomically
-from . import requirements
+from . import environment, requirements
 
 INSTALL_SECONDS = 3600
 WHOLE = "whole"  # the mark in an environment that everything was installed into
 # -P: a file of the script's folder must not be taken for a module of the installer.
 _INSTALL = ("-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement")
-_AGENTS_OWN = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")
 _PYTHON = re.compile(r"python(3(\.\d{1,2})?)?(\.exe)?|pypy3?")
 _ADVICE = "Mend requirements.txt, or name the interpreter of an environment that has what the script needs, then press Try again."
 
@@ -56,9 +55,10 @@ def named(text: str, roots: Sequence[str]) -> Path:
     return path
 
 
-def for_requirements(file: Path, environments: Path, say: Callable[[str], None]) -> Path:
+def for_requirements(file: Path, environments: Path, allowed: Collection[str], say: Callable[[str], None]) -> Path:
     """The Python of an environment that holds what a requirements file lists; made now unless it is kept already.
 
+    What is installed runs code of its own: of the agent's variables that name a secret it is given the `allowed` ones.
     `say` is called now and then and may raise to interrupt. Raises JobFailed when it cannot be made.
     """
     try:
@@ -70,7 +70,7 @@ def for_requirements(file: Path, environments: Path, say: Callable[[str], None])
     environments.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_maker(environments / f"{target.name}.lock", say) as lock:
         if not ((target / WHOLE).exists() and _python_in(target).exists()):
-            _make(file, target, lock, say)
+            _make(file, target, allowed, lock, say)
     return _python_in(target)
 
 
@@ -78,16 +78,17 @@ def _python_in(environment: Path) -> Path:
     return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
-def _make(file: Path, target: Path, lock: int, say: Callable[[str], None]) -> None:
+def _make(file: Path, target: Path, allowed: Collection[str], lock: int, say: Callable[[str], None]) -> None:
     """Build the environment where it will stay and mark it once it is whole: a virtual environment cannot be moved, its
     programs hold its path."""
     shutil.rmtree(target, ignore_errors=True)
+    given = environment.for_an_installer(os.environ, allowed)
     print(f"Making an environment for {file.name}; the next job with the same file will find it.", flush=True)
     try:
         venv = [sys.executable, "-P", "-m", "venv", str(target)]
-        _run(venv, file.parent, lock, say, "An environment could not be made")
+        _run(venv, file.parent, given, lock, say, "An environment could not be made")
         install = [str(_python_in(target)), *_INSTALL, file.name]
-        _run(install, file.parent, lock, say, f"What {file.name} lists could not be installed")
+        _run(install, file.parent, given, lock, say, f"What {file.name} lists could not be installed")
         os.sync()  # after a power cut the mark must not be there without what it stands for
         write_atomically(target / WHOLE, "")
     except BaseException:
@@ -95,12 +96,13 @@ def _make(file: Path, target: Path, lock: int, say: Callable[[str], None]) -> No
         raise
 
 
-def _run(command: list[str], folder: Path, lock: int, say: Callable[[str], None], failure: str) -> None:
-    """Run one step of the making in `folder`, without what leads to the agent's own packages; what it prints goes to the
-    log. It holds the lock too: an installer that outlives this process is waited for, and not worked against."""
-    environment = {name: value for name, value in os.environ.items() if name not in _AGENTS_OWN}
+def _run(
+    command: list[str], folder: Path, given: Mapping[str, str], lock: int, say: Callable[[str], None], failure: str
+) -> None:
+    """Run one step of the making in `folder`; what it prints goes to the log. It holds the lock too: an installer that
+    outlives this process is waited for, and not worked against."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, cwd=folder, env=environment, start_new_session=True, pass_fds=(lock,)
+        command, stdin=subprocess.DEVNULL, cwd=folder, env=given, start_new_session=True, pass_fds=(lock,)
     )
     try:
         for _ in range(INSTALL_SECONDS * 5):

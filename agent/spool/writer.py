@@ -115,7 +115,7 @@ class Spool(SpoolReader):
             self._write_waiting()
             due = time.monotonic() - self._synced_at >= self.sync_seconds
             if self._unsynced and (due or self._unsynced >= SYNC_BYTES):
-                self.sync()
+                self._sync_if_there_is_room()
 
     def sync(self) -> None:
         """Make durable everything that was appended."""
@@ -123,6 +123,16 @@ class Spool(SpoolReader):
             for segment in self._files.values():
                 segment.sync()
             self._unsynced, self._synced_at = 0, time.monotonic()
+
+    def _sync_if_there_is_room(self) -> None:
+        """Some disks say only now that they are full. What was written stays readable, and is tried again in a while."""
+        try:
+            self.sync()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._synced_at = time.monotonic()
+            _ = self._drop_oldest_log() or self._reserve.give_up()
 
     def finish(self, final: Final) -> Item:
         """Write how it ended and what the log adds up to; nothing can be appended afterwards. The first end stands.
@@ -217,10 +227,10 @@ class Spool(SpoolReader):
 
     def _roll(self, stream: str, number: int) -> Segment:
         """Close the present segment and open one that begins with `number`."""
-        old = self._files.pop(stream, None)
+        old = self._files.get(stream)
         if old is not None:
             old.sync()
-            old.close()
+            self._files.pop(stream).close()
         if stream == "log":
             self._keep_within_budget()
         self._files[stream] = Segment(segment_path(self.folder, stream, number), number - 1)

@@ -289,16 +289,22 @@ def test_what_no_gap_covers_is_exactly_that(span: list[int], covers: list[list[i
 
 
 class FullDisk:
-    """Stands in for os.write while it is `full`: what is larger than `room` finds none."""
+    """Stands in for os.write while it is `full`: what is larger than `room` finds none. Where it is `late` it takes
+    everything, and tells at the fsync."""
 
     def __init__(self) -> None:
-        self.full, self.room = False, 0
-        self._write = os.write
+        self.full, self.room, self.late = False, 0, False
+        self._write, self._sync = os.write, os.fsync
 
     def __call__(self, descriptor: int, data: bytes) -> int:
-        if self.full and len(data) > self.room:
+        if self.full and not self.late and len(data) > self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
         return self._write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        if self.full and self.late:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._sync(descriptor)
 
 
 @pytest.fixture
@@ -306,6 +312,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
     """The disk below every spool."""
     full = FullDisk()
     monkeypatch.setattr("agent.spool.segments.os.write", full)
+    monkeypatch.setattr("agent.spool.segments.os.fsync", full.sync)
     return full
 
 
@@ -326,6 +333,25 @@ def test_on_a_full_disk_log_becomes_a_gap_and_everything_else_waits_for_room(tmp
     assert events[0] == {"kind": "checkpoint", "step": 7}
     assert {**events[1], "bytes": 0} == {"kind": "gap", "stream": "log", "first": 2, "last": 4, "bytes": 0}
     assert reader.read("metrics", 0, 1 << 20)[1] == [{"steps": [8], "values": {"loss": [0.5]}}]
+
+
+def test_a_disk_that_tells_at_the_fsync_that_it_is_full_ends_no_training(tmp_path: Path, disk: FullDisk) -> None:
+    spool = Spool(tmp_path, segment_bytes=100, sync_seconds=0)
+    spool.append("log", {"text": "before\n"})
+    disk.full = disk.late = True
+    for step in range(20):
+        spool.append("metrics", {"steps": [step], "values": {"loss": [0.5]}})
+        spool.append("log", {"text": f"line {step}\n"})
+        spool.sync_when_due()
+    with pytest.raises(OSError, match="no room"):
+        spool.finish(COMPLETED)
+    disk.full = False
+    assert spool.finish(COMPLETED)["last"]["metrics"] == 20
+    reader = SpoolReader(tmp_path)
+    assert [item["steps"] for item in reader.read("metrics", 0, 1 << 20)[1]] == [[step] for step in range(20)]
+    shown, gaps = texts(reader), [item for item in reader.read("event", 0, 1 << 20)[1] if item["kind"] == "gap"]
+    covered = {number for gap in gaps for number in range(gap["first"], gap["last"] + 1)}
+    assert {number for number, text in enumerate(shown, 1) if not text} == covered
 
 
 def test_what_the_room_for_an_event_cost_is_told_behind_it(tmp_path: Path, disk: FullDisk) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -58,6 +60,18 @@ class TestRoom:
         with transaction():
             uploads.forget(first)
         uploads.create(bob, "rows.jsonl", 60 * MEGABYTE)
+
+    def test_what_is_left_of_a_file_whose_process_died_while_it_arrived_is_removed(
+        self, app: Flask, alice: User, disk: list[int]
+    ) -> None:
+        arrived = uploads.receive(alice, "rows.jsonl", io.BytesIO(b"{}\n"))
+        dead, arriving = (uploads.path_of(arrived).with_name(f"{name}.partial") for name in ("dead", "arriving"))
+        for path in (dead, arriving):
+            path.write_bytes(b"{}")
+        long_ago = (now() - timedelta(hours=2)).timestamp()
+        os.utime(dead, (long_ago, long_ago))
+        uploads.expire()
+        assert (dead.exists(), arriving.exists(), uploads.path_of(arrived).exists()) == (False, True, True)
 
     def test_finished_files_of_which_nothing_is_made_have_an_end(
         self, app: Flask, alice: User, disk: list[int]

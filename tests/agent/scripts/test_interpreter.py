@@ -13,10 +13,11 @@ from agent.scripts import interpreter
 
 # Builds a package of one module without setuptools and without a network. The first build takes a while.
 BACKEND = """
-    import pathlib, time, zipfile
+    import os, pathlib, time, zipfile
 
     def build_wheel(folder, config_settings=None, metadata_directory=None):
         name = pathlib.Path.cwd().name
+        pathlib.Path("given").write_text("\\n".join(os.environ))
         begun = pathlib.Path("begun")
         if pathlib.Path("is-slow").exists() and not begun.exists():
             begun.touch()
@@ -36,7 +37,7 @@ def say(message):
     if pathlib.Path(sys.argv[3]).exists():
         os._exit(9)
 
-interpreter.for_requirements(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), say)
+interpreter.for_requirements(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), (), say)
 """
 
 
@@ -66,7 +67,7 @@ def test_an_environment_whose_maker_was_killed_is_made_again(tmp_path: Path) -> 
     line = [sys.executable, "-c", MAKER, requirements, tmp_path / "environments", mine / "begun"]
     assert subprocess.run(line, check=False).returncode == 9
     said: list[str] = []
-    python = interpreter.for_requirements(requirements, tmp_path / "environments", said.append)
+    python = interpreter.for_requirements(requirements, tmp_path / "environments", (), said.append)
     assert "Another job is making the same environment." in said  # the installer outlives its maker for a moment
     assert printed(python, "import mine") == "this is mine\n"
 
@@ -85,5 +86,15 @@ def test_what_lies_beside_the_requirements_is_installed_and_what_the_agent_has_i
     subprocess.run(build, cwd=package(project / "listed"), check=True)
     write(agents_own / "listed-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: listed\nVersion: 1.0\n")
     monkeypatch.setenv("PYTHONPATH", str(agents_own))
-    python = interpreter.for_requirements(project / "requirements.txt", tmp_path / "environments", lambda _: None)
+    python = interpreter.for_requirements(project / "requirements.txt", tmp_path / "environments", (), lambda _: None)
     assert printed(python, "import listed, beside") == "this is listed\nthis is beside\n"
+
+
+def test_what_is_installed_sees_no_secret_that_was_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "GITHUB_TOKEN", "CFLAGS"):
+        monkeypatch.setenv(name, "-O2")
+    mine = package(tmp_path / "mine")
+    requirements = write(tmp_path / "requirements.txt", f"{mine}\n")
+    interpreter.for_requirements(requirements, tmp_path / "environments", ("GITHUB_TOKEN",), lambda _: None)
+    given = (mine / "given").read_text().splitlines()
+    assert "WANDB_API_KEY" not in given and {"GITHUB_TOKEN", "CFLAGS"} <= set(given)
