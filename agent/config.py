@@ -28,7 +28,8 @@ LONGEST_NAME = 80
 def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argparse.Namespace:
     """`typed` with everything that was not typed filled in from the other places. Raises Usage.
 
-    `switched_off` names the switches that were typed with a `no`: the file may say otherwise.
+    `switched_off` names the switches that were typed with a `no`: the file may say otherwise. `given` names what was typed
+    or stood in the environment.
     """
     try:
         given = _file(typed)
@@ -40,12 +41,10 @@ def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argpar
     }
     if typed.verb == "upload":
         given.pop("name", None)  # that of the machine
-    whole = argparse.Namespace(**vars(typed))
-    for name, default in _defaults().items():
-        for value in (getattr(typed, name, None), from_environment.get(name) or None, given.get(name), default):
-            if value is not None:
-                break
-        setattr(whole, name, value)
+    said = {name: getattr(typed, name, None) for name in _defaults()}
+    said |= {name: value for name, value in from_environment.items() if value and said[name] is None}
+    said = {name: value for name, value in said.items() if value is not None}
+    whole = argparse.Namespace(**vars(typed) | _defaults() | given | said, given=set(said))
     whole.switched_off = [name for name in ("allow_scripts", "insecure") if getattr(typed, name, None) is False]
     whole.home = Path(whole.home).expanduser().resolve()
     return whole

@@ -20,22 +20,28 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:=@+,~-]+")
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
-    """The options of `connect` that lead to these settled ones, the key left out."""
-    typed = ["--server-url", options.server_url, "--home", str(options.home)]
+    """The options of `connect` that say what was given, the key left out. What the configuration file says stays there, so
+    that changing it has an effect."""
+    said = argparse.Namespace(**{name: value for name, value in vars(options).items() if name in options.given})
+    typed = []
     if options.config:
-        typed += ["--config", os.path.abspath(os.path.expanduser(options.config))]  # noqa: PTH100, PTH111 - links stay
-    if options.name:
-        typed += ["--name", options.name]
-    for root in options.root:
-        typed += ["--root", os.path.abspath(os.path.expanduser(root))]  # noqa: PTH100, PTH111 - links stay
-    typed += ["--max-jobs", str(options.max_jobs)]
-    for window in options.hours:
-        typed += ["--hours", window]
-    for name in options.pass_env:
-        typed += ["--pass-env", name]
-    typed += ["--allow-scripts"] if options.allow_scripts else []
-    typed += ["--insecure"] if options.insecure else []
+        typed += ["--config", _whole(options.config)]
+    for name in ("server_url", "home", "name", "max_jobs"):
+        if name in said:
+            typed += [_option(name), str(getattr(said, name))]
+    typed += [word for root in getattr(said, "root", []) for word in ("--root", _whole(root))]
+    for name in ("hours", "pass_env"):
+        typed += [word for value in getattr(said, name, []) for word in (_option(name), value)]
+    typed += [_option(name) for name in ("allow_scripts", "insecure") if getattr(said, name, False)]
     return typed + [f"--no-{name.replace('_', '-')}" for name in options.switched_off]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _whole(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - links stay
 
 
 def systemd(command: Sequence[str], environment: Mapping[str, str], home: Path) -> str:

@@ -195,7 +195,10 @@ def _server(user: Any) -> dict[str, Any]:
     reason = (
         None if allowed else "Training on the server needs a paid plan. On your own machine it is free and unlimited."
     )
-    return {"allowed": allowed, "reason": reason, "credits_per_minute": minute, "plan_name": plan.display_name}
+    return {
+        "allowed": allowed, "reason": reason, "credits_per_minute": minute, "plan_name": plan.display_name,
+        "script_minutes": training_jobs.most_minutes(),
+    }  # fmt: skip
 
 
 def _dataset(version: Any) -> dict[str, Any]:

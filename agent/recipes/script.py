@@ -175,11 +175,17 @@ def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: i
 
 
 def _gpus(terms: Mapping[str, Any]) -> list[int] | None:
-    """The devices of this worker, as it was started; none on a server that trains on its processor."""
+    """The devices of this worker, as it was started; none on a server that trains on its processor. Raises AgentFailed for
+    names that are no numbers: a box without its device would train on the processor, at the price of the device."""
     if terms.get("accelerator") != "cuda":
         return None
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
-    return [int(number) for number in named if number.strip().isdigit()]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    numbers = [number.strip() for number in named.split(",")]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise AgentFailed(
+            f"CUDA_VISIBLE_DEVICES of this worker is {named!r}. A box needs its devices by number, such as 0 or 0,1."
+        )
+    return [int(number) for number in numbers]
 
 
 def _remove_work(assignment: Assignment) -> None:

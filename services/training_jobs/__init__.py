@@ -37,7 +37,7 @@ from services.training_jobs.queries import (
 from services.training_jobs.record import record, record_all
 from services.training_jobs.samples import image_of
 from services.training_jobs.samples import list_of as samples_of
-from services.training_jobs.scripts import manifest_of, terms_of
+from services.training_jobs.scripts import manifest_of, most_minutes, terms_of
 from services.training_jobs.show import iso, receipt, summaries, summary, whole
 from services.training_jobs.submit import Order, create, faults, price
 from services.training_jobs.watch import (
@@ -73,6 +73,7 @@ __all__ = [
     "machines_waited_for",
     "manifest_of",
     "mark_disconnected",
+    "most_minutes",
     "order_of",
     "price",
     "push_again",

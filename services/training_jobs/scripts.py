@@ -39,8 +39,17 @@ def faults(parameters: dict[str, Any], data: DatasetVersion | None, agent: Agent
         manifests.entry_of(manifest, data.quality["scripts"], parameters.get("entry"))
     except manifests.BadManifest as refusal:
         fields["parameters.entry"] = str(refusal)
+    if (parameters.get("max_minutes") or 0) > most_minutes():
+        fields["parameters.max_minutes"] = (
+            f"On this server a script runs for at most {most_minutes():,} minutes at a time; Resume lets it go on."
+        )
     _, wrong = manifest.values(parameters.get("values") or {})
     return fields | {f"parameters.values.{name}": sentence for name, sentence in wrong.items()}
+
+
+def most_minutes() -> int:
+    """For how long one attempt of a script may run on this server."""
+    return int(gateways().settings.sandbox_limits["wall_seconds"] // 60)
 
 
 def manifest_of(data: DatasetVersion) -> manifests.Manifest:
@@ -60,8 +69,9 @@ def terms_of(job_id: int, worker: str) -> dict[str, Any]:
     if job.recipe != RECIPE:
         return {}
     settings = gateways().settings
-    wall = job.parameters["max_minutes"] * 60 + 300  # the credits end it first; this holds when nobody counts
-    limits = {**settings.sandbox_limits, "wall_seconds": min(settings.sandbox_limits.get("wall_seconds", wall), wall)}
+    minutes = min(job.parameters["max_minutes"], most_minutes())
+    # The credits end it first, with time for a checkpoint; this holds when nobody counts.
+    limits = {**settings.sandbox_limits, "wall_seconds": minutes * 60 + 300}
     return {"sandbox": {"lane": workers.lane_for(worker), "limits": limits, "accelerator": settings.accelerator}}
 
 

@@ -40,6 +40,25 @@ def test_a_switch_that_was_typed_off_stays_off_whatever_the_file_says(
     assert not any(word.startswith("--no-") for word in service_unit.arguments(usual))
 
 
+def test_what_the_file_says_is_read_again_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".trainyard" / "agent.toml"
+    file.parent.mkdir()
+    file.write_text('name = "desk"\nroot = ["/data", "/models"]\nmax_jobs = 3\nallow_scripts = true\n')
+    unit = service_unit.arguments(settled(parser().parse_args(["service", "--hours", "20:00-08:00"]), {}))
+    file.write_text('server_url = "wss://example.com"\nroot = ["/data"]\nmax_jobs = 2\n')
+    again = settled(parser().parse_args(["connect", *unit]), {})
+    assert (again.root, again.max_jobs, again.allow_scripts, again.name) == (["/data"], 2, False, None)
+    assert (again.hours, again.server_url) == (["20:00-08:00"], "wss://example.com")
+
+
+def test_an_address_of_the_environment_is_in_the_service_which_has_no_such_environment(tmp_path: Path) -> None:
+    given = {"TRAINYARD_SERVER_URL": "wss://example.com"}
+    options = settled(parser().parse_args(["service", "--home", str(tmp_path)]), given)
+    again = settled(parser().parse_args(["connect", *service_unit.arguments(options)]), {})
+    assert (again.server_url, again.home) == ("wss://example.com", tmp_path)
+
+
 def lines(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 

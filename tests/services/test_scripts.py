@@ -191,6 +191,7 @@ class TestOrdering:
             ({"environment": ["A=B"]}, "parameters.environment"),
             ({"outputs": ["/etc/*"]}, "parameters.outputs"),
             ({"max_minutes": 0}, "parameters.max_minutes"),
+            ({"max_minutes": 6 * 60 + 1}, "parameters.max_minutes"),
             ({"arguments": "--x"}, "parameters.arguments"),
             ({"learning_rate": 1}, "parameters.learning_rate"),
         ],
@@ -360,7 +361,7 @@ class TestShowing:
 
     def test_the_terms_of_a_server_script_name_the_walls_it_must_have(self, app: Flask, boxed: TrainingJob) -> None:
         terms = training_jobs.terms_of(boxed.id, "worker-1")["sandbox"]
-        assert terms["lane"] == 2 and terms["limits"]["wall_seconds"] <= 30 * 60 + 300
+        assert terms["lane"] == 2 and terms["limits"]["wall_seconds"] == 30 * 60 + 300
         assert training_jobs.terms_of(boxed.id, "another")["sandbox"]["lane"] == 1
         with transaction():
             job = db.session.get_one(TrainingJob, boxed.id)

@@ -90,6 +90,7 @@ class Job:
         self.environment = dict(os.environ)
         self.allowed: tuple[str, ...] = ()
         self.limits: dict[str, Any] = {}
+        self.accelerator = "cpu"
         self.beside: dict[str, str] = {}  # in the archive, beside the project's folder
         self.depot: Any = None
         self.child: Any = None
@@ -162,7 +163,7 @@ class Job:
 
     def _terms(self) -> Terms:
         if self.boxed:
-            return Terms(sandbox={"lane": 1, "limits": self.limits})
+            return Terms(sandbox={"lane": 1, "limits": self.limits, "accelerator": self.accelerator})
         roots, kept = (str(self.script.parent.resolve()),), str(self.folder.parent / "environments")
         return Terms(roots, self.allowed, kept)
 
@@ -541,6 +542,16 @@ def test_a_script_that_reaches_for_the_network_in_the_box_is_told_that_there_is_
     assert (final.outcome, final.cause) == ("failed", "member_code")
     assert final.message == "The script tried to reach the network, and scripts on the server have none."
     assert final.advice == "Put what it fetches into the zip, or train on your own machine."
+
+
+@pytest.mark.parametrize("named", ["GPU-3f2a91c0-1b2c-4d5e-8f90-a1b2c3d4e5f6", "MIG-1a2b", ""])
+def test_a_box_that_would_lack_its_device_is_not_started(boxed_job: Job, named: str) -> None:
+    boxed_job.environment["CUDA_VISIBLE_DEVICES"] = named
+    boxed_job.accelerator = "cuda"
+    boxed_job.write("train.py", "print('it has begun')")
+    final = boxed_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_machine")  # the machine that runs it
+    assert "by number" in (final.message or "") and "it has begun" not in boxed_job.log()
 
 
 def test_a_network_that_a_script_does_without_is_not_what_it_failed_for(boxed_job: Job) -> None:
