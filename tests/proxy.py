@@ -23,7 +23,8 @@ ABORT = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
 
 
 class Wire:
-    """How bytes travel: `delay` seconds plus or minus `jitter`, at most `rate` bytes a second, `chop` bytes at a time."""
+    """How bytes travel: `delay` seconds plus or minus `jitter`, `chop` bytes at a time; each way takes at most `rate` bytes
+    a second, which all connections share."""
 
     def __init__(self, delay: float = 0.0, jitter: float = 0.0, rate: float = 0.0, chop: int = PIECE) -> None:
         self.delay, self.jitter, self.rate, self.chop = delay, jitter, rate, chop
@@ -39,6 +40,7 @@ class TcpProxy:
         self._dice = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._flows = asyncio.Event()
+        self._free_at = {"out": 0.0, "in": 0.0}  # when the line can take the next piece, each way
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter | None]] = set()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -105,7 +107,7 @@ class TcpProxy:
             self._pairs.discard(pair)
             pair = (writer, far)
             self._pairs.add(pair)
-            await asyncio.gather(self._carry(reader, far), self._carry(far_reader, writer))
+            await asyncio.gather(self._carry(reader, far, "out"), self._carry(far_reader, writer, "in"))
         except OSError:
             pass
         finally:
@@ -113,12 +115,15 @@ class TcpProxy:
             for end in filter(None, pair):
                 end.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(self.wire.chop):
                 wire = self.wire
                 pause = wire.delay + self._dice.uniform(-wire.jitter, wire.jitter)
-                pause += len(data) / wire.rate if wire.rate else 0.0
+                if wire.rate:
+                    moment = self._loop.time()
+                    self._free_at[way] = max(moment, self._free_at[way]) + len(data) / wire.rate
+                    pause += self._free_at[way] - moment
                 if pause > 0:
                     await asyncio.sleep(pause)
                 await self._flows.wait()
