@@ -33,7 +33,8 @@ def published(folder: Path) -> Iterator[Path]:
     except OSError as failure:
         if failure.errno in (errno.ENOSPC, errno.EDQUOT):
             raise AgentFailed(
-                f"The disk is full: {folder.name} could not be written. What was saved before it is kept. "
+                f"The disk is full ({shutil.disk_usage(folder.parent).free:,} bytes are free): {folder.name} could not be "
+                "written. What was saved before it is kept. "
                 "Free some space, then resume the job."
             ) from failure
         raise

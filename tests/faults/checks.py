@@ -22,6 +22,7 @@ from tests.faults.scene import Machine, Scene, read_ticks
 from tests.running import ROOT, until
 
 LINE = re.compile(r"^line (\d+)$", re.MULTILINE)
+LINE_OR_GAP = re.compile(r"^(?:line (\d+)|\0)$", re.MULTILINE)
 
 
 def stored(scene: Scene, job: int, stream: str, attempt: int = 1) -> list[dict[str, Any]]:
@@ -59,13 +60,27 @@ def every_line_once(scene: Scene, job: int, last: int | None = None, first: int 
 
 
 def lines_but_gaps(scene: Scene, job: int, last: int, attempt: int = 1) -> int:
-    """As `every_line_once` with declared gaps: lines may be missing in as many places as there are gaps. How many miss."""
-    found = [0, *lines(scene, job, attempt), last + 1]
-    jumps = [(a, b) for a, b in zip(found, found[1:], strict=False) if b != a + 1]
-    assert found == sorted(set(found)), f"job {job}: lines are doubled or out of order"
-    declared = gaps(scene, job, attempt)
-    assert len(jumps) <= len(declared), f"job {job}: {jumps} are missing, declared are {declared}"
-    return sum(b - a - 1 for a, b in jumps)
+    """As `every_line_once` with declared gaps: exactly the records they name are empty, and lines are missing only where such
+    records are. How many miss."""
+    texts = [one.get("text", "") for one in stored(scene, job, "log", attempt)]
+    declared = {number for gap in gaps(scene, job, attempt) for number in range(gap["first"], gap["last"] + 1)}
+    empty = {number for number, text in enumerate(texts, 1) if not text}
+    assert empty == declared, (
+        f"job {job}: empty and not declared {sorted(empty - declared)[:5]}, declared and there {sorted(declared - empty)[:5]}"
+    )
+    before, missing, in_gap = 0, 0, False
+    for found in LINE_OR_GAP.finditer("".join(text or "\0\n" for text in texts) + f"line {last + 1}\n"):
+        if found[1] is None:
+            in_gap = True
+            continue
+        number = int(found[1])
+        assert number > before, f"job {job}: line {number} comes after line {before}"
+        assert in_gap or number == before + 1, (
+            f"job {job}: lines {before + 1} to {number - 1} are missing, and no gap is there"
+        )
+        missing += number - before - 1
+        before, in_gap = number, False
+    return missing
 
 
 def one_end(scene: Scene, job: int, state: str, attempts: int = 1) -> None:

@@ -83,7 +83,7 @@ def misbehave(how: str, checkpoints: Path, step: int) -> None:
         raise MemoryError
     elif how == "torn":  # half a checkpoint, and gone with a good exit code
         save(checkpoints, step - 1)
-        (checkpoints / f"checkpoint-{step}.partial").mkdir()
+        (checkpoints / f"checkpoint-{step}.partial").mkdir(exist_ok=True)
         os._exit(0)
     elif how == "brood":
         _breed()

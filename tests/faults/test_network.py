@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import checks
 from tests.faults.conftest import Figure
-from tests.faults.scene import FULL, Scene, Watch, chosen, scaled, settled
+from tests.faults.scene import FULL, SILENCE, Scene, Watch, chosen, scaled, settled
 from tests.proxy import Cut, Wire
 from tests.running import until
 
@@ -35,8 +35,10 @@ def test_row_11_sixty_thousand_lines_of_a_cut_come_back_in_order_and_a_stop_in_i
     scene.alice.wait_for_step(job, 3)
     began = scene.counted(scene.desk, job)
     scene.desk.wire.cut(kind)
+    cut = Watch()
     try:
         until(lambda: (scene.counted(scene.desk, job) - began) * lines >= BACKLOG, 700, "60,000 lines are printed", 0.5)
+        time.sleep(max(0.0, scaled(SILENCE) + 3 - cut.seconds))  # long enough that both ends notice
         assert scene.alice.order(job, "stop")["status"] == "training"
     finally:
         scene.desk.wire.heal()
@@ -62,10 +64,12 @@ def test_row_11_connections_that_are_reset_again_and_again_lose_nothing(scene: S
         time.sleep(0.5)
     healed = Watch()
     scene.alice.wait_for_status(job, "completed")
+    took = healed.seconds
     checks.every_line_once(scene, job, steps * 50)
     checks.log_is_verified(scene, job)
     checks.made_what_was_counted(scene, job, steps)
-    figure(f"row 11, reset: all {steps * 50:,} lines in order, done {healed.seconds:.1f} s after the last reset")
+    figure(f"row 11, reset: all {steps * 50:,} lines in order, done {took:.1f} s after the last reset (limit 30 s)")
+    assert took <= 30
 
 
 def test_row_13_a_flapping_wire_brings_progress_without_a_storm_of_handshakes(scene: Scene, figure: Figure) -> None:
@@ -92,8 +96,9 @@ def test_row_13_a_flapping_wire_brings_progress_without_a_storm_of_handshakes(sc
 
 @pytest.mark.parametrize("wire, weights", [
     (Wire(delay=scaled(2) / 2, jitter=scaled(1) / 2, rate=64_000), 10_000_000 if FULL else 1_000_000),
+    pytest.param(Wire(delay=1.0, jitter=0.5, rate=8_000), 2_000_000, marks=pytest.mark.skipif(not FULL, reason="4 minutes")),
     (Wire(chop=1), 10_000),
-], ids=["slow", "chopped"])  # fmt: skip
+], ids=["slow", "64 kbit/s", "chopped"])  # fmt: skip
 def test_row_14_a_slow_wire_starves_no_heartbeat(scene: Scene, figure: Figure, wire: Wire, weights: int) -> None:
     scene.desk.wire.wire = wire
     watch, away = Watch(), 0

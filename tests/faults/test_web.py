@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import socket
 import statistics
@@ -48,6 +49,7 @@ def test_row_1_a_web_that_is_killed_again_and_again_loses_no_line(scene: Scene, 
     first = next(iter(jobs))
     for number in range(chosen(4, 50)):
         time.sleep(dice.uniform(0.2, 1.5))
+        seen = scene.rows("SELECT last_event FROM training_jobs WHERE id = :job", job=first)[0][0]
         victims = [scene.yard.web_worker()] if number % 5 != 3 else [scene.yard.web_worker(), scene.yard.web_master()]
         for victim in victims:
             victim.kill()
@@ -55,7 +57,7 @@ def test_row_1_a_web_that_is_killed_again_and_again_loses_no_line(scene: Scene, 
         psutil.wait_procs(victims, timeout=5)
         until(lambda: scene.yard.answers() and _all_online(scene), 45, "all machines are back", 0.1)
         back.append(watch.seconds)
-        next(iter(scene.alice.events(first, seconds=20)))
+        next(iter(scene.alice.events(first, after=seen, seconds=20)))
         live.append(watch.seconds)
     states = [scene.alice.job(job)["status"] for job in jobs]
     assert set(states) == {"training"}, states
@@ -180,21 +182,21 @@ def test_row_15_a_browser_that_reads_no_more_costs_two_megabytes_at_most_and_is_
     scene.alice.wait_for_step(job, 30)
     web = scene.yard.web_worker()
     time.sleep(5)
-    before = web.memory_info().rss
+    before, threads = web.memory_info().rss, web.num_threads()
     tab = _tab(scene, job)
     port, watch, peak = tab.getsockname()[1], Watch(), before
     while watch.seconds < 45 and _has_connection(web, port):
         peak = max(peak, web.memory_info().rss)
         time.sleep(0.5)
-    held = watch.seconds
+    held, more = watch.seconds, web.num_threads() - threads
     tab.close()
     scene.alice.order(job, "stop")
     scene.alice.wait_for_status(job, "paused", seconds=60)
     checks.every_line_once(scene, job, scene.counted(scene.desk, job) * 500)
     scene.alice.order(job, "cancel")
     figure(f"row 15: server memory {(peak - before) / MIB:+.1f} MiB (limit 2) with a tab that stopped reading at 5,000 "
-           f"lines/s, let go after {held:.0f} s (limit 40 s)")  # fmt: skip
-    assert held <= 40
+           f"lines/s, let go after {held:.0f} s (limit 40 s), {more:+d} threads")  # fmt: skip
+    assert held <= 40 and more <= 0
     assert peak - before <= 2 * MIB
 
 
@@ -235,9 +237,10 @@ def test_row_2_and_27_a_thousand_idle_agents_cost_little_and_come_back_spread_af
         figure(f"row 27: {count} agents idle for {idle} s: {grown:+.0f} MiB ({grown * 1024 / count:.0f} KiB each; limit 70 MiB), "
                f"{percent:.0f} % of a core (limit 10 %), {len(crowd.codes)} dropped")  # fmt: skip
         pages = sorted(_page_seconds(scene))
-        figure(f"row 27: pages beside them: {statistics.median(pages) * 1000:.0f} ms in the middle, "
-               f"p99 {pages[int(len(pages) * 0.99) - 1] * 1000:.0f} ms (200 ms)")  # fmt: skip
-        assert not crowd.codes and grown <= 70 and percent <= 10
+        slow = pages[math.ceil(len(pages) * 0.99) - 1]
+        figure(f"row 27: {len(pages)} pages beside them: {statistics.median(pages) * 1000:.0f} ms in the middle, "
+               f"p99 {slow * 1000:.0f} ms (limit 200 ms)")  # fmt: skip
+        assert not crowd.codes and grown <= 70 and percent <= 10 and slow <= 0.2
         job = scene.order(scene.desk, max_steps=100_000, lines=10, pause=0.1)
         scene.alice.wait_for_step(job, 3)
         _deploy(scene, crowd, figure)
@@ -253,7 +256,7 @@ def _page_seconds(scene: Scene) -> list[float]:
     """How long pages take, asked by a process of its own: the crowd lives in this one."""
     program = (
         "import sys, time, urllib.request\n"
-        "for _ in range(10):\n"
+        "for _ in range(100):\n"
         "    began = time.monotonic()\n"
         "    urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={'Accept': 'text/html'})).read()\n"
         "    print(time.monotonic() - began)\n"

@@ -11,9 +11,9 @@ from datetime import datetime
 import psutil
 import pytest
 
-from tests.faults import checks
+from tests.faults import checks, counting
 from tests.faults.conftest import Figure
-from tests.faults.scene import GIVE_UP, LEASE, Scene, Watch, chosen, scaled, settled
+from tests.faults.scene import GIVE_UP, LEASE, Scene, Watch, chosen, read_ticks, scaled, settled
 from tests.running import lives, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -131,17 +131,27 @@ def _seconds_until_queued_again(scene: Scene, jobs: list[int]) -> list[float]:
     return [(again - begun).total_seconds() for begun, again in moments]
 
 
-@pytest.mark.parametrize("trouble", ["killed", "segfault"])
+@pytest.mark.parametrize(("trouble", "words"), [
+    ("killed", "signal 9"), ("segfault", "signal 11"), ("torn", "exit code 0"),
+])  # fmt: skip
 def test_row_5_a_server_training_that_dies_is_tried_again_and_refunded_when_it_stays_so(
-    scene: Scene, figure: Figure, trouble: str
+    scene: Scene, figure: Figure, trouble: str, words: str
 ) -> None:
     before = scene.alice.credits()["remaining"]
     job = scene.order("server", max_steps=100, trouble=trouble, at=20)
+    until(lambda: scene.alice.job(job)["attempt"] == 2, 60, "it is tried again", 0.05)
+    first = min(scene.folder_of("server", job).glob("ticks-*"), key=lambda path: read_ticks(path)[:1])
+    took = time.monotonic() - read_ticks(first)[-1]
     failed = scene.alice.wait_for_status(job, "failed", seconds=90)
     attempts = failed["debugData"]["attempts"]
-    assert failed["error"]["cause"] == "platform"
+    assert failed["error"]["cause"] == "platform" and words in failed["error"]["message"], failed["error"]
+    assert took < 5 and all(words in attempt["message"] for attempt in attempts), attempts
+    checks.every_line_once(scene, job, 19)
+    if trouble in ("killed", "torn"):
+        assert counting.counted(scene.folder_of("server", job) / "checkpoints") == 19
     assert failed["credits"]["charged"] == failed["credits"]["refunded"]
     assert scene.alice.credits()["remaining"] == before and scene.alice.credits()["held"] == 0
     checks.never_twice_at_once(scene, "server", job)
     checks.nothing_runs(scene)
-    figure(f"row 5, {trouble} on the server: {len(attempts)} attempts, every credit back")
+    figure(f"row 5, {trouble} on the server: told {took:.1f} s after the last step (limit 5 s), {len(attempts)} attempts, "
+           "every credit back")  # fmt: skip
