@@ -89,9 +89,14 @@ class AgentSession:
 
     def _on_hello(self, message: protocol.Message) -> list[str]:
         key = db.session.get_one(ApiKey, self.key_id)
-        agent = agents.enrol(key, message, self.id)
-        self.agent_id = agent.id
         told = _all_held(message["jobs"])
+        try:
+            agent = agents.enrol(key, message, self.id)
+        except Conflict as refusal:
+            refused = encode("error", code=refusal.code, message=refusal.message, of="hello")
+            wanted = _wanted(key.user_id, told)
+            return [refused, *(_stale(held) for held in told if held not in wanted)]  # whose place another has taken
+        self.agent_id = agent.id
         jobs = [self._greeted(held) for held in told]
         training_jobs.renew_all(self._held)
         training_jobs.end_forgotten(agent.id, told)
@@ -322,6 +327,20 @@ def together(messages: list[protocol.Message]) -> list[list[protocol.Message]]:
             groups, following, count = [*groups, [message]], {}, len(message["items"])
         following[message["stream"]] = message["first"] + len(message["items"])
     return groups
+
+
+def _wanted(user_id: int, told: Iterable[Held]) -> set[Held]:
+    """Those of the attempts that a machine of this member may still work on."""
+    open_ = select(TrainingJob.id, TrainingJob.attempt).where(
+        TrainingJob.user_id == user_id, TrainingJob.id.in_({job for job, _ in told}),
+        TrainingJob.state.in_(("queued", *RUNNING_STATES)),
+    )  # fmt: skip
+    return {(job, attempt) for job, attempt in db.session.execute(open_)}
+
+
+def _stale(held: Held) -> str:
+    message = f"Attempt {held[1]} of job {held[0]} is over."
+    return encode("error", code="stale_attempt", message=message, job=held[0], attempt=held[1])
 
 
 def _all_held(told: list[Any]) -> list[Held]:

@@ -184,6 +184,21 @@ def test_a_second_agent_from_a_copied_folder_waits_until_the_first_is_gone(sessi
     assert types(say(session_of(alice), **hello(boot="boot-2"))) == ["welcome"]
 
 
+def test_a_machine_whose_place_a_copy_has_taken_gives_up_what_is_over_and_nothing_else(
+    session: AgentSession, job: TrainingJob, alice: User
+) -> None:
+    other = training_jobs.create(alice, order(make_dataset(alice), place={"agent": session.agent_id}))
+    agent_sessions.close([session])
+    say(session_of(alice), **hello(boot="boot-2"))  # a copy, which knows of no job
+    assert (state(job), state(other)) == ("failed", "queued")
+    held = [{"job": one, "attempt": 1, "last": {}} for one in (job.id, other.id, 2**30)]
+    refused, *over = say(session_of(alice), **hello(jobs=held))
+    assert refused["code"] == "cloned"
+    assert [(one["code"], one["job"], one["attempt"]) for one in over] == [
+        ("stale_attempt", job.id, 1), ("stale_attempt", 2**30, 1),
+    ]  # fmt: skip
+
+
 def test_a_job_that_its_machine_no_longer_has_does_not_run_for_ever(
     session: AgentSession, job: TrainingJob, alice: User
 ) -> None:
