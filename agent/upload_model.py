@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .addresses import http_base
+from .artifact_names import name_fault
 from .files import file_sha256
 from .transfers.retries import persistently
 from .transfers.server import Refused, Server
@@ -36,8 +37,6 @@ CAN_RUN_CODE = (
 )
 # Written during training and of no use for loading the model.
 _LEFT_OUT_FOLDERS = re.compile(r"checkpoint-\d+|runs|logs|wandb|global_step\d+")
-# As the server takes names: parts of letters, digits, dot, hyphen and underscore, none beginning with a dot.
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
 MOST_FILES = 500
 
 
@@ -95,7 +94,7 @@ def look(path: Path) -> Found:
     if path.is_file():
         if path.suffix != WEIGHTS:
             raise NotUploaded(f"{path} can run code when it is loaded. {_CONVERT}")
-        return Found({path.name if _NAME.fullmatch(path.name) else f"model{WEIGHTS}": path}, [])
+        return Found({f"model{WEIGHTS}" if name_fault(path.name) else path.name: path}, [])
     files: dict[str, Path] = {}
     left_out: list[str] = []
     for file in _below(path):
@@ -135,6 +134,6 @@ def _below(folder: Path) -> Iterator[Path]:
 def _reason_to_leave_out(file: Path, inside: str) -> str | None:
     if file.suffix in CAN_RUN_CODE:
         return "can run code when it is loaded"
-    if not _NAME.fullmatch(inside):
+    if name_fault(inside):
         return "the server does not take this name"
     return "it is empty" if file.stat().st_size == 0 else None

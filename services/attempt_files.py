@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.artifact_names import name_fault
 from models.accounts import User
 from models.base import db, transaction
 from models.model_versions import ModelVersion
@@ -12,7 +13,7 @@ from models.uploads import Upload
 from services import base_models, datasets, model_versions, subscriptions, uploads
 from services.errors import Conflict, Invalid, NotFound, TooLarge
 from services.gateways import gateways
-from services.model_versions import ARTIFACT, MOST_FILES, NewFile
+from services.model_versions import MOST_FILES, NewFile
 from services.training_jobs.attempts import require_running
 
 
@@ -76,8 +77,8 @@ def deliver(job_id: int, attempt: int, files: list[tuple[str, str]]) -> ModelVer
     if not files or len(files) > MOST_FILES or len(set(names)) != len(names):
         raise Invalid(f"A delivery lists 1 to {MOST_FILES} files, each name once.")
     for name in names:
-        if not ARTIFACT.fullmatch(name):
-            raise Invalid(f"{name[:100]!r} is not a name for an artifact.")
+        if fault := name_fault(name):
+            raise Invalid(f"{name[:100]!r} is not a name for an artifact: {fault}.")
     known = model_versions.of_job(job_id)
     if known:
         return known

@@ -6,11 +6,11 @@ import errno
 import json
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from .. import sandbox
+from ..artifact_names import LONGEST_NAME, name_fault
 from ..errors import JobFailed
 from ..sandbox.limits import amount
 from .found_files import Folder, matching
@@ -18,7 +18,6 @@ from .setup import Setup
 
 MOST_FILES = 499
 RECORD = "run.json"
-LONGEST_NAME = 200  # letters, as the server's table of files takes them
 MOST_NAMED = 20
 _LIKE_A_MODEL = [
     f"**/*.{ending}"
@@ -38,8 +37,6 @@ _LIKE_A_MODEL = [
         "gguf",
     )
 ]
-# As the server takes names of artifacts: plain parts, at most four of them.
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
 
 
 def collect(setup: Setup, output: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -84,11 +81,7 @@ def _fault(name: str) -> str | None:
     """Why a file of this name cannot be kept; None when it can."""
     if name.partition("/")[0] == RECORD:
         return f"{RECORD} is where the job notes what it was"
-    if len(name) > LONGEST_NAME:
-        return f"its name has {len(name)} letters, at most {LONGEST_NAME} are taken"
-    if not _NAME.fullmatch(name):
-        return "names are letters, digits, dot, - and _, in at most four parts"
-    return None
+    return name_fault(name)
 
 
 def _room(setup: Setup, wanted: list[str]) -> float:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..addresses import http_base
+from ..artifact_names import name_fault
 from ..errors import JobFailed
 from ..protocol import JobSpec
 from ..roots import PathRefused, resolve_inside
@@ -19,7 +21,6 @@ from .retries import persistently
 from .server import Refused, Server
 from .uploads import upload
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,120}")
 _GONE = (401, 403, 404, 409, 410)
 
 
@@ -56,7 +57,7 @@ class ServerDepot:
                 name = safe_name(str(file["name"]))
                 download(
                     self._server,
-                    str(file["path"]),
+                    quote(str(file["path"]), safe="/%"),
                     folder / "base" / name,
                     file["sha256"],
                     say,
@@ -106,7 +107,6 @@ class ServerDepot:
 
 def safe_name(name: str) -> str:
     """A relative path of plain names as it came from the server. ValueError for anything that could lead elsewhere."""
-    parts = name.split("/")
-    if len(parts) > 8 or not all(_SAFE_NAME.fullmatch(part) for part in parts):
+    if name_fault(name):
         raise ValueError(f"{name[:200]!r} is not a plain file name")
     return name

@@ -9,12 +9,12 @@ whole      all files of a version as one zip
 
 from __future__ import annotations
 
-from services.model_versions.intake import ARTIFACT, MOST_FILES, create
+from services.model_versions.intake import MOST_FILES, create
 from services.model_versions.keeping import NewFile, kept, publish, refuse_one_too_many
 from services.model_versions.reading import artifacts, delete, file_of, get_for, list_for, names_of, of_job
 from services.model_versions.whole import folder_name, zipped
 
 __all__ = [
-    "ARTIFACT", "MOST_FILES", "NewFile", "artifacts", "create", "delete", "file_of", "folder_name", "get_for", "kept",
+    "MOST_FILES", "NewFile", "artifacts", "create", "delete", "file_of", "folder_name", "get_for", "kept",
     "list_for", "names_of", "of_job", "publish", "refuse_one_too_many", "zipped",
 ]  # fmt: skip

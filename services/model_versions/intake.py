@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from agent.artifact_names import name_fault
 from models.accounts import User
 from models.base import db, end_read, transaction
 from models.model_versions import ModelVersion
@@ -20,10 +21,8 @@ from services.errors import Conflict, Invalid, NotFound, Unsupported
 from services.model_versions import reading, weights
 from services.model_versions.keeping import NewFile, add_version, kept, named, refuse_one_too_many
 
-# Names that are safe as a path on any system: parts of letters, digits, dot, hyphen, underscore, none starting with a dot.
-ARTIFACT = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}(/[A-Za-z0-9_][\w.-]{0,99}){0,3}", re.ASCII)
 MOST_FILES = 500
-LONGEST_NAME, LONGEST_PATH, LONGEST_DESCRIPTION = 120, 200, 2000
+LONGEST_NAME, LONGEST_DESCRIPTION = 120, 2000
 WEIGHTS = ".safetensors"
 ADAPTER = "adapter_model.safetensors"
 CAN_RUN_CODE = (
@@ -89,10 +88,8 @@ def _check_names(names: list[str]) -> None:
     if not 1 <= len(names) <= MOST_FILES or len({name.lower() for name in names}) != len(names):
         raise Invalid.of(files=f"A model lists 1 to {MOST_FILES} files, each name once.")
     for name in names:
-        if not ARTIFACT.fullmatch(name) or len(name) > LONGEST_PATH:
-            raise Invalid.of(
-                files=f"{name[:100]!r} is not a name for a file of a model: letters, digits, dots, hyphens and underscores."
-            )
+        if fault := name_fault(name):
+            raise Invalid.of(files=f"{name[:100]!r} is not a name for a file of a model: {fault}.")
         if name.lower().endswith(CAN_RUN_CODE):
             raise _can_run_code(name)
     if not any(name.endswith(WEIGHTS) for name in names):

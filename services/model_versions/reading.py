@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import select, update
 
@@ -85,7 +86,7 @@ def artifacts(version: ModelVersion | None) -> list[dict[str, Any]]:
     return [
         {
             "name": file.name, "bytes": file.bytes, "sha256": file.sha256,
-            "url": f"/api/models/{file.model_version_id}/files/{file.name}",
+            "url": f"/api/models/{file.model_version_id}/files/{quote(file.name)}",
             "explanation": EXPLANATIONS.get(file.name, ""),
         }
         for file in (version.files if version else [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -202,7 +203,7 @@ def test_after_a_day_it_gives_up() -> None:
         persistently(work, quiet, give_up_after=0.0)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "merged/config.json", "a b_c-1.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "merged/config.json", "a b_c-1.json", "epoch=3-step=400.ckpt"])
 def test_plain_names_of_files_are_taken(name: str) -> None:
     assert safe_name(name) == name
 
@@ -251,8 +252,8 @@ def test_the_depot_uses_a_local_file_only_inside_the_roots(site: FakeServer, tmp
 
 def test_the_depot_brings_a_model_of_the_members(site: FakeServer, tmp_path: Path) -> None:
     files = []
-    for name, content in (("config.json", b"{}"), ("merged/model.safetensors", CONTENT)):
-        site.files[f"/api/base/{name}"] = content
+    for name, content in (("config.json", b"{}"), ("my notes [1].txt", b""), ("merged/model.safetensors", CONTENT)):
+        site.files[f"/api/base/{quote(name)}"] = content
         files.append({"name": name, "path": f"/api/base/{name}", "sha256": sha(content), "bytes": len(content)})
     one, spec = depot(site, base_model="model", base_files=files)
     assert one.fetch_base(spec, tmp_path, quiet) == f"folder:{tmp_path / 'base'}"

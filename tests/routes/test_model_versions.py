@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.http import parse_options_header
 
 from models.accounts import User
-from services import uploads
+from services import training_jobs, uploads
 from tests import safetensors_files
-from tests.factories import on_plan
+from tests.factories import make_agent_job, on_plan
 
 FILES = (("model.safetensors", safetensors_files.file()), ("config.json", b'{"model_type": "gpt2"}'))
 
@@ -25,6 +26,14 @@ def order(owner: User, *files: tuple[str, bytes], **more: Any) -> dict[str, Any]
         for name, content in files or FILES
     ]
     return {"name": "mine", "files": given, **more}
+
+
+def running_attempt(owner: User) -> tuple[dict[str, str], int]:
+    """The header that opens the first attempt of a job on a machine of hers, and the job's number."""
+    job = make_agent_job(owner)
+    spec = training_jobs.claim(job.id, job.attempt, "test")
+    assert spec is not None
+    return {"Authorization": f"Bearer {spec.token}"}, job.id
 
 
 def test_a_model_is_brought_along_and_shown(sqlite_app: Flask, alice: User, browser: FlaskClient) -> None:
@@ -139,3 +148,40 @@ def test_the_button_on_the_page_deletes(sqlite_app: Flask, alice: User, browser:
     assert answer.status_code == 303 and answer.headers["Location"].endswith("tab=models")
     assert "The model is deleted." in browser.get(answer.headers["Location"]).get_data(as_text=True)
     assert browser.get(f"/models/{made}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch=3-step=400.ckpt", "my model.pt", "outputs/2026-05-01/12-00-00/checkpoints/a+b [1],(2)@3~.pt"]
+)
+def test_a_file_with_a_trainers_name_comes_home_from_an_attempt(
+    sqlite_app: Flask, alice: User, browser: FlaskClient, client: FlaskClient, name: str
+) -> None:
+    token, job = running_attempt(alice)
+    upload = client.post("/api/uploads", json={"name": name, "size": 7}, headers=token).get_json()["id"]
+    offset = {**token, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert client.patch(f"/api/uploads/{upload}", data=b"weights", headers=offset).status_code == 204
+    assert client.post(f"/api/uploads/{upload}/complete", headers=token).status_code == 200
+    delivery = {"files": [{"name": name, "upload": upload}]}
+    made = client.post(f"/api/agents/jobs/{job}/attempts/1/artifacts", json=delivery, headers=token)
+    assert made.status_code == 201, made.get_json()
+    (file,) = browser.get(f"/api/training-jobs/{job}/artifacts").get_json()
+    assert file["name"] == name and not set(" []") & set(file["url"])
+    answer = browser.get(file["url"])
+    assert answer.data == b"weights"
+    shown = parse_options_header(answer.headers["Content-Disposition"])
+    assert shown == ("attachment", {"filename": name.rpartition("/")[2]})
+    number = made.get_json()["model_version_id"]
+    page = browser.get(f"/models/{number}", headers={"Accept": "text/html"}).text
+    assert f'href="{file["url"]}"' in page and f'<th scope="row">{name}</th>' in page
+    with zipfile.ZipFile(io.BytesIO(browser.get(f"/models/{number}/files").data)) as archive:
+        assert archive.namelist() == [f"first/{name}"]
+
+
+@pytest.mark.parametrize("name", ["../a.pt", "a/../b.pt", ".a.pt", "a\\b.pt", "a:b.pt", "a ", "a" * 101, "a/" * 8 + "a", "a/" + "b" * 99 + "/" + "c" * 99 + "/d"])  # fmt: skip
+def test_a_name_that_is_not_safe_everywhere_is_not_delivered(
+    sqlite_app: Flask, alice: User, client: FlaskClient, name: str
+) -> None:
+    token, job = running_attempt(alice)
+    delivery = {"files": [{"name": name, "upload": "x"}]}
+    refused = client.post(f"/api/agents/jobs/{job}/attempts/1/artifacts", json=delivery, headers=token)
+    assert refused.status_code == 422 and "not a name for an artifact" in refused.get_json()["error"]["message"]

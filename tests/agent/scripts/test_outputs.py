@@ -66,3 +66,51 @@ def test_a_full_disk_is_no_matter_of_one_file(
         collect(setup, tmp_path / "output", {})
     assert failure.value.errno == number
     assert sorted(path.name for path in tmp_path.glob("output/out/*")) == ["a.pt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epoch=3-step=400.ckpt",
+        "outputs/2026-05-01/12-00-00/checkpoints/best.pt",
+        "my model.pt",
+        "model+ema.pt",
+        "run (2)/weights[0],final@fp16~1.pt",
+        "a/b/c/d/e/f/g/h.pt",
+    ],
+)
+def test_names_that_trainers_give_are_kept(setup: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "script" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("weights")
+    setup.outputs = ["**/*.pt", "**/*.ckpt"]
+    kept, notes = collect(setup, tmp_path / "output", {})
+    assert notes == [] and {"name": name, "bytes": 7} in kept
+    assert (tmp_path / "output" / name).read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("out/.hidden.pt", "begins with a letter"),
+        ("out/ model.pt", "begins with a letter"),
+        ("out/-rf.pt", "begins with a letter"),
+        ("out/model.pt ", "end with a dot or a space"),
+        ("out/model.pt.", "end with a dot or a space"),
+        ("out/a\\b.pt", "letters of a-z"),
+        ("out/a:b.pt", "letters of a-z"),
+        ("out/a%2Fb.pt", "letters of a-z"),
+        ("out/a\nb.pt", "letters of a-z"),
+        ("out/b/c/d/e/f/g/h/i.pt", "9 names deep, at most 8"),
+        (f"out/{'a' * 101}", "at most 100 letters"),
+    ],
+)
+def test_names_that_are_not_safe_everywhere_are_not_kept_and_the_log_says_why(
+    setup: Any, tmp_path: Path, name: str, why: str
+) -> None:
+    path = tmp_path / "script" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("weights")
+    kept, notes = collect(setup, tmp_path / "output", {})
+    assert [file["name"] for file in kept] == ["out/a.pt", "out/b.pt", "out/c.pt"]
+    assert len(notes) == 1 and why in notes[0]
