@@ -10,7 +10,7 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from agent.scripts import archive
@@ -54,7 +54,8 @@ def answer(path: Path) -> dict[str, Any]:
 
 def _look(path: Path) -> dict[str, Any]:
     entries = archive.contents(path)
-    top = _lone_folder([entry.name for entry in entries])
+    lone = archive.lone_folder(entry.name for entry in entries)
+    top = f"{lone}/" if lone else ""
     names = [entry.name.removeprefix(top) for entry in entries]
     text = archive.read(path, top + manifests.NAME, manifests.MOST_BYTES + 1) if manifests.NAME in names else b""
     manifest = manifests.parse(text)
@@ -66,12 +67,6 @@ def _look(path: Path) -> dict[str, Any]:
         "files": [[name, entry.size] for name, entry in zip(names, entries, strict=True)][:MOST_FILES_SHOWN],
     }  # fmt: skip
     return {"format": "script", "rows": len(entries), "tokens": 0, "quality": quality, "bad_count": 0, "bad_rows": []}
-
-
-def _lone_folder(names: list[str]) -> str:
-    """The one folder that everything lies in, with its slash, as when a folder was packed from outside; else nothing."""
-    tops = {PurePosixPath(name).parts[0] for name in names if "/" in name}
-    return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import sys
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -64,6 +64,18 @@ class Entry:
 
     name: str
     size: int
+
+
+def lone_folder(names: Iterable[str]) -> str:
+    """The one folder that all files lie in, as when a folder was packed from outside; empty when there is none."""
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names}
+    return tops.pop() if len(tops) == 1 else ""
+
+
+def is_of_finder(name: str) -> bool:
+    """Whether a path is one of those that macOS puts beside a member's own files."""
+    parts = name.rstrip("/").split("/")
+    return parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or any(part.startswith("._") for part in parts)
 
 
 def contents(archive: Path, bounds: Bounds | None = None) -> list[Entry]:
@@ -151,6 +163,7 @@ def _check_directory(archive: Path, bounds: Bounds) -> None:
 
 
 def _checked(source: zipfile.ZipFile, archive: Path, bounds: Bounds) -> list[zipfile.ZipInfo]:
+    """What of the archive is taken: everything is checked, what macOS has added is left out."""
     entries = source.infolist()
     if len(entries) > bounds.entries:
         raise BadArchive("size", f"The archive has {len(entries):,} entries; the most is {bounds.entries:,}.")
@@ -160,13 +173,14 @@ def _checked(source: zipfile.ZipFile, archive: Path, bounds: Bounds) -> list[zip
         _check_name(name, bounds)
         _check_entry(info, name)
         names.add(name)
-    if not any(not info.is_dir() for info in entries):
+    own = [info for info in entries if not is_of_finder(info.filename)]
+    if all(info.is_dir() for info in own):
         raise BadArchive("content", "The archive holds no files.")
     _check_overlap(source, entries)
     total, most = sum(info.file_size for info in entries), _allowance(archive, bounds)
     if total > most:
         raise BadArchive("size", _too_much(most, bounds, archive))
-    return entries
+    return own
 
 
 def _too_much(most: int, bounds: Bounds, archive: Path) -> str:

@@ -32,6 +32,7 @@ from typing import Any, cast
 
 from ..recipes.parameters import Kind, Parameter
 from ..recipes.script_settings import A_SCRIPT, path_fault, patterns_fault
+from .archive import is_of_finder
 
 NAME = "yard.toml"
 MOST_BYTES = 65_536
@@ -191,6 +192,7 @@ def _flagged(flag: str, value: Any) -> list[str]:
 def _scripts(files: Collection[str]) -> list[str]:
     """Python files at the top, else anywhere."""
     python = sorted(name for name in files if name.endswith(".py") and not name.endswith("__init__.py"))
+    python = [name for name in python if not is_of_finder(name)]
     return [name for name in python if "/" not in name] or python
 
 

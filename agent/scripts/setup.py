@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..recipes import Assignment
 from ..sandbox import Limits
 from . import manifest as manifests
-from .archive import BadArchive
+from .archive import BadArchive, lone_folder
 from .curves import Counting
 from .found_files import Folder, newest_checkpoint
 from .manifest import BadManifest, Manifest
@@ -178,12 +178,12 @@ def _unpacked(assignment: Assignment, terms: Terms) -> Folder:
         assignment.report("stage", stage="prepare", message="Unpacking the script.")
         sandbox.remove(work)  # half of it, from an attempt that was killed
         try:
-            sandbox.unpack(assignment.data, work, int(terms.sandbox["lane"]))
+            entries = sandbox.unpack(assignment.data, work, int(terms.sandbox["lane"]))
         except BadArchive as refusal:
             raise JobFailed("data", refusal.message, "Pack the folder again and upload it.") from None
         except sandbox.Unavailable as failure:
             raise AgentFailed(str(failure)) from None
-        write_atomically(done, json.dumps({"folder": _lone_folder(work)}))
+        write_atomically(done, json.dumps({"folder": lone_folder(entry.name for entry in entries)}))
     work.chmod(0o755)  # where the worker is not root, the script owns it and may have closed it
     noted = done.read_text("utf-8")
     return Folder(work, json.loads(noted)["folder"] if noted else _lone_folder(work))

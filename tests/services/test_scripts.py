@@ -107,6 +107,15 @@ class TestUploading:
         }  # fmt: skip
         assert datasets.preview(version) == []
 
+    def test_a_zip_of_macos_is_looked_into_as_if_its_finder_had_added_nothing(self, tmp_path: Path) -> None:
+        own = {"proj/train.py": "", "proj/yard.toml": "outputs = ['out/*']"}
+        finders = {"__MACOSX/proj/._train.py": "", "__MACOSX/._proj": "", ".DS_Store": "", "proj/._train.py": ""}
+        path = tmp_path / "proj.zip"
+        path.write_bytes(zipped({**own, **finders}))
+        found = script_inspection.answer(path)
+        assert (found["rows"], found["quality"]["scripts"]) == (2, ["train.py"])
+        assert found["quality"]["manifest"] == own["proj/yard.toml"]
+
     @pytest.mark.parametrize(
         ("files", "told"),
         [

@@ -779,6 +779,21 @@ def test_what_a_script_writes_beside_its_folder_does_not_hide_it_from_the_next_a
     assert boxed_job.run() == Final("completed")
 
 
+def test_a_zip_of_macos_runs_in_the_projects_own_folder(boxed_job: Job) -> None:
+    boxed_job.write("run_it.py", "import os; print('in', os.getcwd(), sorted(os.listdir()))")
+    boxed_job.write("yard.toml", "entry = 'run_it.py'")
+    boxed_job.beside = {"__MACOSX/project/._run_it.py": "", "__MACOSX/._project": "", ".DS_Store": "", "project/._a.py": ""}  # fmt: skip
+    assert boxed_job.run() == Final("completed")
+    assert "/project ['run_it.py', 'yard.toml']" in boxed_job.log()
+
+
+def test_a_folder_beside_the_projects_that_holds_nothing_does_not_hide_it(boxed_job: Job) -> None:
+    boxed_job.write("train.py", "import os; print('in', os.getcwd())")
+    boxed_job.beside = {"empty/": ""}
+    assert boxed_job.run() == Final("completed")
+    assert "/project\n" in boxed_job.log()
+
+
 def test_an_archive_that_was_unpacked_before_its_folder_was_noted_is_gone_on_with(boxed_job: Job) -> None:
     boxed_job.write("train.py", "print('ran')")
     assert boxed_job.run() == Final("completed")

@@ -65,6 +65,17 @@ class TestWhatComesOut:
         found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
         assert found == {entry.name: files[entry.name] for entry in wanted}
 
+    def test_what_the_finder_of_macos_puts_beside_the_files_is_no_part_of_them(
+        self, tmp_path: Path, target: Path
+    ) -> None:
+        beside = {".DS_Store": b"", "__MACOSX/._proj": b"", "__MACOSX/proj/._train.py": b"", "proj/._x": b"", "proj/a/.DS_Store": b""}  # fmt: skip
+        archive = pack(tmp_path / "a.zip", {**beside, "__MACOSX/": b"", "proj/train.py": b"", "proj/a/b.py": b""})
+        assert unpack(archive, target) == contents(archive) == [Entry("proj/train.py", 0), Entry("proj/a/b.py", 0)]
+        assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*")) == [
+            "proj", "proj/a", "proj/a/b.py", "proj/train.py",
+        ]  # fmt: skip
+        assert "no files" in refusal(pack(tmp_path / "b.zip", beside), tmp_path / "other").message
+
     def test_a_program_stays_a_program_and_gets_no_other_right(self, tmp_path: Path, target: Path) -> None:
         def runnable(info: zipfile.ZipInfo) -> None:
             info.external_attr = (stat.S_IFREG | 0o777) << 16

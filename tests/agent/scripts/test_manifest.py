@@ -181,3 +181,7 @@ def test_a_script_that_is_not_found_is_asked_for_with_the_choices(
 )
 def test_a_command_line_tells_how_many_steps_it_asks_for(line: list[str], steps: int | None) -> None:
     assert steps_in(line) == steps
+
+
+def test_what_macos_leaves_beside_a_script_is_no_script() -> None:
+    assert entry_of(parse(b""), ["learn.py", "._learn.py"]) == "learn.py"
