@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 REFUSED = 3  # the exit code for a BadArchive
+PACKED_AT = 946_684_800  # the year 2000: before any job, so that what was packed is nothing a job has written
 _SMALL = 1 << 20  # below this no ratio is too large
 _CHUNK = 1 << 20
 _NAME_PART_BYTES = 255
@@ -329,6 +330,8 @@ def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, left: int
                 message = f"The archive unpacks to more than it may: the bound was met at {json.dumps(info.filename)}."
                 raise BadArchive("size", message, info.filename)
             target.write(chunk)
+        target.flush()
+        os.utime(target.fileno(), (PACKED_AT, PACKED_AT))
     if size != info.file_size:
         raise BadArchive(
             "content", f"The entry {json.dumps(info.filename)} is not as long as it claims.", info.filename

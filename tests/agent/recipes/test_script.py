@@ -779,6 +779,24 @@ def test_what_a_script_writes_beside_its_folder_does_not_hide_it_from_the_next_a
     assert boxed_job.run() == Final("completed")
 
 
+def test_what_came_in_the_archive_is_nothing_that_the_job_has_written(boxed_job: Job) -> None:
+    boxed_job.write("train.py", """
+        import os, sys
+        open("output/changed", "a").write("by the script")
+        open("output/new", "w").close()
+        is_again = os.path.exists("begun")
+        open("begun", "w").close()
+        sys.exit(0 if is_again else 3)
+    """)  # fmt: skip
+    for name in ("checkpoints/old.pt", "output/old", "output/changed", "samples/old.txt"):
+        boxed_job.write(name, "shipped")
+    assert boxed_job.run().outcome == "failed"
+    assert boxed_job.run() == Final("completed")
+    assert boxed_job.facts()["checkpoint_given"] is None
+    assert boxed_job.depot.delivered == ["output/changed", "output/new", "run.json"]
+    assert boxed_job.items("samples") == []
+
+
 def test_a_zip_of_macos_runs_in_the_projects_own_folder(boxed_job: Job) -> None:
     boxed_job.write("run_it.py", "import os; print('in', os.getcwd(), sorted(os.listdir()))")
     boxed_job.write("yard.toml", "entry = 'run_it.py'")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.scripts.archive import REFUSED, BadArchive, Bounds, Entry, contents, main, unpack
+from agent.scripts.archive import PACKED_AT, REFUSED, BadArchive, Bounds, Entry, contents, main, unpack
 
 MIB = 1 << 20
 
@@ -64,6 +64,7 @@ class TestWhatComesOut:
         assert unpack(archive, target) == wanted
         found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
         assert found == {entry.name: files[entry.name] for entry in wanted}
+        assert {path.stat().st_mtime for path in target.rglob("*") if path.is_file()} == {PACKED_AT}
 
     def test_what_the_finder_of_macos_puts_beside_the_files_is_no_part_of_them(
         self, tmp_path: Path, target: Path
