@@ -59,6 +59,7 @@ def _look(path: Path) -> dict[str, Any]:
     names = [entry.name.removeprefix(top) for entry in entries]
     text = archive.read(path, top + manifests.NAME, manifests.MOST_BYTES + 1) if manifests.NAME in names else b""
     manifest = manifests.parse(text)
+    manifests.requirements_of(manifest, names.__contains__)
     scripts = [name for name in names if name.endswith(".py")][:MOST_SCRIPTS]
     if manifest.entry or not scripts:
         manifests.entry_of(manifest, names)

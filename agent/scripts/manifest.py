@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -38,6 +38,7 @@ NAME = "yard.toml"
 MOST_BYTES = 65_536
 MOST_PARAMETERS = 100
 FOUND_FIRST = ("train.py", "main.py")
+REQUIREMENTS = "requirements.txt"
 KINDS = ("int", "float", "text", "choice", "flag")
 CHECKPOINT = "{checkpoint}"
 STEPS = {
@@ -131,6 +132,18 @@ def entry_of(manifest: Manifest, files: Collection[str], chosen: str | None = No
     if len(scripts) == 1:
         return scripts[0]
     raise BadManifest(f"Which script trains? There is no {' and no '.join(FOUND_FIRST)}.{_choices(files)}")
+
+
+def requirements_of(manifest: Manifest, is_there: Callable[[str], bool]) -> str | None:
+    """The file that lists what the script needs: declared, or requirements.txt where it is there.
+
+    Raises BadManifest when a declared one is not.
+    """
+    if manifest.requirements is None:
+        return REQUIREMENTS if is_there(REQUIREMENTS) else None
+    if not is_there(manifest.requirements):
+        raise BadManifest(f"{NAME}: requirements: there is no file {manifest.requirements} in the script's folder.")
+    return manifest.requirements
 
 
 def command_line(manifest: Manifest, entry: str, typed: list[str] | None, values: Mapping[str, Any]) -> list[str]:

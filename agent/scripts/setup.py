@@ -39,8 +39,9 @@ _NAME_ANOTHER = "Name another file with Change and order again, or put it there 
 
 @dataclass(frozen=True)
 class Setup:
-    """A script ready to be started. `since` is when the job first began (Unix seconds), `checkpoint` the
-    file or folder below `folder` that it goes on from, `counting` how it counted in an earlier attempt."""
+    """A script ready to be started. `since` is when the job first began (Unix seconds), `requirements` the file that lists
+    what it needs unless an interpreter is named, `checkpoint` the file or folder below `folder` that it goes on from,
+    `counting` how it counted in an earlier attempt."""
 
     terms: Terms
     folder: Folder
@@ -48,6 +49,7 @@ class Setup:
     entry: str
     arguments: list[str] | None
     values: dict[str, Any]
+    requirements: str | None
     since: float
     outputs: tuple[str, ...]
     checkpoints: tuple[str, ...]
@@ -69,16 +71,6 @@ class Setup:
     def samples(self) -> Folder:
         return self.folder.below(self.manifest.samples)
 
-    @property
-    def requirements(self) -> str | None:
-        """The file that lists what the script needs, where there is one."""
-        name = self.manifest.requirements or "requirements.txt"
-        try:
-            self.folder.open(name).close()
-        except OSError:
-            return None
-        return name
-
 
 def prepare(assignment: Assignment) -> Setup:
     """Look at the script of a job. Raises JobFailed with what is wrong, or AgentFailed when the sandbox is at fault."""
@@ -91,6 +83,8 @@ def prepare(assignment: Assignment) -> Setup:
         manifest = _manifest(folder)
         entry = _entry(manifest, looked_at, parameters.get("entry"))
         values, faults = manifest.values(parameters.get("values") or {})
+        is_named = bool(parameters.get("python"))  # its packages are there already
+        needed = None if is_named else manifests.requirements_of(manifest, lambda name: _is_there(folder, name))
     except BadManifest as refusal:
         raise JobFailed("member_code", str(refusal), _MEND) from None
     if faults:
@@ -104,6 +98,7 @@ def prepare(assignment: Assignment) -> Setup:
         entry=entry,
         arguments=parameters.get("arguments"),
         values=values,
+        requirements=needed,
         since=since,
         outputs=tuple(parameters.get("outputs") or manifest.outputs or DEFAULT_OUTPUTS),
         checkpoints=checkpoints,
@@ -153,12 +148,24 @@ def _begun(folder: Path) -> tuple[float, Counting, bool]:
 
 
 def _manifest(folder: Folder) -> Manifest:
-    try:
-        file = folder.open(manifests.NAME)
-    except OSError:
+    if not _is_there(folder, manifests.NAME):
         return Manifest()
-    with file:
+    with folder.open(manifests.NAME) as file:
         return manifests.parse(file.read(manifests.MOST_BYTES + 1))
+
+
+def _is_there(folder: Folder, name: str) -> bool:
+    """Whether the folder holds this file. Raises BadManifest for one that is there and is not read, such as a link."""
+    try:
+        folder.open(name).close()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise BadManifest(
+            f"{name} in the script's folder cannot be read ({error.strerror}): it must be a file of its own, links are not "
+            "followed. Copy it there."
+        ) from None
+    return True
 
 
 def _trusted(folder: Path) -> Path:

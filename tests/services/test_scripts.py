@@ -123,6 +123,7 @@ class TestUploading:
             ({"../train.py": ""}, "train.py"),
             ({"train.py": "", "yard.toml": "entry = 'other.py'"}, "no file other.py"),
             ({"train.py": "", "yard.toml": "speed = 1"}, "no key 'speed'"),
+            ({"train.py": "", "yard.toml": "requirements = 'reqs.txt'"}, "there is no file reqs.txt"),
         ],
     )
     def test_what_cannot_run_is_refused_in_a_sentence(

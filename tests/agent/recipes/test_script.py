@@ -659,6 +659,26 @@ def test_requirements_that_include_what_is_not_there_say_so(own_job: Job) -> Non
     assert final.message == "requirements.txt includes base.txt, and there is no such file."
 
 
+def test_requirements_that_yard_toml_names_and_that_are_not_there_fail_the_job(job: Job) -> None:
+    job.write("train.py", "print('ran')")
+    job.write("yard.toml", "requirements = 'needs/reqs.txt'")
+    final = job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert "yard.toml" in str(final.message) and "needs/reqs.txt" in str(final.message)
+    assert "ran" not in job.log()
+
+
+@pytest.mark.parametrize("name", ["yard.toml", "requirements.txt"])
+def test_a_link_in_place_of_a_file_that_counts_is_refused_and_not_ignored(own_job: Job, name: str) -> None:
+    own_job.write("train.py", "print('ran')")
+    own_job.write("shared/file", "")
+    (own_job.script / name).symlink_to("shared/file")
+    final = own_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert str(final.message).startswith(f"{name} in the script's folder cannot be read") and "link" in str(final.message)
+    assert "ran" not in own_job.log()
+
+
 def test_on_the_server_a_missing_package_is_named(tmp_path: Path) -> None:
     if not shutil.which("bwrap"):
         pytest.skip("bubblewrap is not installed")
