@@ -14,7 +14,7 @@
     minimum = 0.0
     maximum = 1.0
     label = "Learning rate"
-    argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`
+    argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`, a flag `--compile=True` or `--compile=False`
 
 Everything is optional, and so is the file. Arguments that somebody types take the place of `arguments` and stand behind the
 parameters, on a member's machine as on the server: the last one counts, so what was typed wins.
@@ -195,10 +195,12 @@ def _placed(arguments: Sequence[str], names: Collection[str]) -> set[str]:
 
 
 def _flagged(flag: str, value: Any) -> list[str]:
-    if value is None or value is False:
+    if value is None:
         return []
     if flag.endswith("="):
         return [f"{flag}{value}"]
+    if value is False:
+        return []
     return [flag] if value is True else [flag, str(value)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,3 +187,22 @@ def test_a_command_line_tells_how_many_steps_it_asks_for(line: list[str], steps:
 
 def test_what_macos_leaves_beside_a_script_is_no_script() -> None:
     assert entry_of(parse(b""), ["learn.py", "._learn.py"]) == "learn.py"
+
+
+def test_what_is_written_with_its_value_is_what_nanogpts_configurator_reads() -> None:
+    """It takes `--key=value` alone, reads the value as Python does, and insists on the type of the default."""
+    kinds = {"compile": ("flag", "true"), "eval_only": ("flag", "false"), "dropout": ("float", "0"), "seed": ("int", "7")}
+    tables = [
+        f'[parameters.{name}]\ntype = "{kind}"\ndefault = {default}\nargument = "--{name}="\n'
+        for name, (kind, default) in kinds.items()
+    ]
+    manifest = parse("".join(tables).encode())
+
+    def read(**chosen: object) -> dict[str, object]:
+        line = line_of(manifest, None, **chosen)[1:]
+        return {key: literal_eval(value) for key, _, value in (text.removeprefix("--").partition("=") for text in line)}
+
+    for chosen in ({"compile": True, "eval_only": False}, {"compile": False, "eval_only": True}):
+        found = read(**chosen)
+        assert found == {**chosen, "dropout": 0.0, "seed": 7}
+        assert [type(value) for value in found.values()] == [bool, bool, float, int]
