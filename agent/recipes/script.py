@@ -22,6 +22,7 @@ from agent.recipes import Assignment
 from agent.sandbox import Box, Verdict
 from agent.scripts import environment, interpreter, requirements
 from agent.scripts.follow import Follower, Running, open_events
+from agent.scripts.found_files import Folder
 from agent.scripts.outputs import collect, forgotten
 from agent.scripts.own_process import OwnProcess
 from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare
@@ -152,14 +153,7 @@ def _own_python(assignment: Assignment, setup: Setup) -> Path:
 
 def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: int) -> Running:
     if setup.requirements is not None:
-        with setup.folder.open(setup.requirements) as file:
-            lacking = requirements.unmet(file)
-        if lacking:
-            raise JobFailed(
-                "member_code",
-                f"The server does not have {', '.join(lacking)}, which {setup.requirements} asks for.",
-                "Leave out what the script can do without, ask the operator to install it, or train on your own machine.",
-            )
+        _refuse_what_is_not_here(setup.folder, setup.requirements)
     terms, limits = setup.terms.sandbox, setup.limits
     assert limits is not None
     lane = int(terms["lane"])
@@ -172,6 +166,22 @@ def _start_in_a_box(assignment: Assignment, setup: Setup, tools: Path, stdout: i
         return box.start([sys.executable, *line], stdout, cwd=box.inside(setup.folder.path))
     except sandbox.Unavailable as failure:
         raise AgentFailed(str(failure)) from None
+
+
+def _refuse_what_is_not_here(folder: Folder, name: str) -> None:
+    """Raise JobFailed for what a requirements file asks for and the server does not have."""
+    with folder.open(name) as file:
+        lacking = requirements.unmet(file)
+    option = next((line for line in lacking if line.startswith("-")), None)
+    if option:
+        message = f"{name} says {option}, which is not followed on the server."
+        raise JobFailed("member_code", message, "List the packages themselves there, or train on your own machine.")
+    if lacking:
+        raise JobFailed(
+            "member_code",
+            f"The server does not have {', '.join(lacking)}, which {name} asks for.",
+            "Leave out what the script can do without, ask the operator to install it, or train on your own machine.",
+        )
 
 
 def _gpus(terms: Mapping[str, Any]) -> list[int] | None:

@@ -5,6 +5,7 @@ On the server nothing is installed, a script uses what is there. Elsewhere `inte
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -12,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
-MOST_BYTES = 65_536
 MOST_INCLUDED_BYTES = 262_144
 DEEPEST = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -21,6 +21,11 @@ _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _INCLUDE = re.compile(r"(?:-[rc]|--(?:requirement|constraint)(?=[\s=]))\s*=?\s*(.+)")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:")
 _BESIDE = re.compile(r"-[rcef]|--(requirement|constraint|editable|find-links)\b|\.|[\w.-]*/|\S+\.whl$|.*\bfile:")
+_SOURCES = re.compile(  # where packages come from and how they are chosen: nothing is fetched for them
+    r"-[if]|--(index-url|extra-index-url|no-index|find-links|trusted-host|pre|prefer-binary|only-binary|no-binary"
+    r"|require-hashes)(?=[\s=]|$)"
+)
+_OF_ONE = re.compile(r"\s--(hash|config-settings?|global-option)[\s=].*")
 
 
 class BadRequirements(Exception):
@@ -67,21 +72,25 @@ def _included(text: bytes) -> list[str]:
 
 def _lines(text: bytes) -> list[str]:
     """The lines as the installer takes them: continued ones joined, comments left out, variables filled in."""
-    lines = re.sub(r"\\\r?\n", "", text.decode("utf-8-sig", "replace")).splitlines()
-    return [
-        _VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), _COMMENT.sub("", line)).strip() for line in lines
-    ]
+    return [_VARIABLE.sub(lambda name: os.environ.get(name[1], name[0]), line).strip() for line in _as_written(text)]
+
+
+def _as_written(text: bytes) -> list[str]:
+    """The lines without comments, continued ones joined."""
+    is_wide = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's > writes
+    lines = re.sub(r"\\\r?\n", "", text.decode("utf-16" if is_wide else "utf-8-sig", "replace")).splitlines()
+    return [_COMMENT.sub("", line).strip() for line in lines]
 
 
 def unmet(file: BinaryIO) -> list[str]:
     """The lines of a requirements file that this Python does not fulfil, at most ten.
 
-    Versions are compared where `packaging` is installed, which it is wherever transformers is; lines that are no
-    requirement (options, files, addresses) count as unmet, since nothing is fetched for them.
+    Versions are compared where `packaging` is installed, which it is wherever transformers is. Options that say where
+    packages come from are passed over; other lines that are no requirement (files, addresses) count as unmet, since
+    nothing is fetched for them. Variables are not filled in: they would be the server's.
     """
-    text = file.read(MOST_BYTES).decode("utf-8", "replace")
-    lines = [line.split(" #")[0].strip() for line in text.splitlines()]
-    return [line[:80] for line in lines if line and not line.startswith("#") and not _is_met(line)][:10]
+    lines = [_OF_ONE.sub("", line).rstrip() for line in _as_written(file.read(MOST_INCLUDED_BYTES))]
+    return [line[:80] for line in lines if line and not _SOURCES.match(line) and not _is_met(line)][:10]
 
 
 def _is_met(line: str) -> bool:

@@ -668,6 +668,18 @@ def test_requirements_that_yard_toml_names_and_that_are_not_there_fail_the_job(j
     assert "ran" not in job.log()
 
 
+@pytest.mark.parametrize("line", ["-r base.txt", "-c base.txt", "-e ."])
+def test_on_the_server_requirements_that_lead_elsewhere_are_refused_with_what_to_write(
+    boxed_job: Job, line: str
+) -> None:
+    boxed_job.write("train.py", "print('ran')")
+    boxed_job.write("requirements.txt", f"pytest\n{line}\n")
+    final = boxed_job.run()
+    assert (final.outcome, final.cause) == ("failed", "member_code")
+    assert final.message == f"requirements.txt says {line}, which is not followed on the server."
+    assert "packages themselves" in str(final.advice)
+
+
 @pytest.mark.parametrize("name", ["yard.toml", "requirements.txt"])
 def test_a_link_in_place_of_a_file_that_counts_is_refused_and_not_ignored(own_job: Job, name: str) -> None:
     own_job.write("train.py", "print('ran')")

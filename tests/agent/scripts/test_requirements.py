@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from agent.scripts.requirements import DEEPEST, MOST_INCLUDED_BYTES, BadRequirements, meaning
+from agent.scripts.requirements import DEEPEST, MOST_INCLUDED_BYTES, BadRequirements, meaning, unmet
 
 
 def write(path: Path, text: str) -> Path:
@@ -95,3 +96,35 @@ def test_there_is_an_end_to_what_is_included(tmp_path: Path) -> None:
     write(tmp_path / "1.txt", "#" * MOST_INCLUDED_BYTES)
     with pytest.raises(BadRequirements, match="larger than 256 KiB"):
         meaning(tmp_path / "0.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--index-url https://example.com/simple\n-i https://example.com\npytest",
+        "--extra-index-url=https://download.pytorch.org/whl/cpu\n--trusted-host example.com\n--no-index\npytest>=1",
+        "--find-links wheels\n-f wheels\n-fwheels\n--pre\n--prefer-binary\n--only-binary :all:\n--require-hashes\npytest",
+        "pytest>=1 \\\n    --hash=sha256:00 \\\r\n    --hash=sha256:01\n    # via -r base.in\npackaging",
+        "pytest ; python_version > '3' --hash=sha256:00",
+        "no-such-package ; python_version < '3'\n\n  # nothing\npytest  # the tests",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_what_is_here_is_not_missed_however_the_file_is_written(text: str, encoding: str) -> None:
+    begin = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    assert unmet(BytesIO(begin + text.encode(encoding))) == []
+
+
+def test_what_is_not_here_or_not_followed_is_named_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "secret-of-the-server")
+    lines = [
+        "no-such-package==1", "pytest<1", "-r base.txt", "-c base.txt", "-e .", "./mylib",
+        "pytest @ https://example.com/pytest.whl", "--unknown", "${TOKEN}",
+    ]  # fmt: skip
+    assert unmet(BytesIO("\n".join(["pytest", *lines]).encode("utf-16"))) == lines
+    assert unmet(BytesIO(b"no-such-package==1 \\\n  --hash=sha256:00")) == ["no-such-package==1"]
+
+
+def test_a_long_list_with_sums_is_read_to_its_end() -> None:
+    sums = "".join(f" \\\n    --hash=sha256:{number:064x}" for number in range(1000))
+    assert unmet(BytesIO(f"pytest{sums}\nno-such-package\n".encode())) == ["no-such-package"]
