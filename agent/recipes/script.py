@@ -25,7 +25,7 @@ from agent.scripts.follow import Follower, Running, open_events
 from agent.scripts.found_files import Folder
 from agent.scripts.outputs import collect, forgotten
 from agent.scripts.own_process import OwnProcess
-from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare
+from agent.scripts.setup import TOOLS, UNPACKED, WORK, Setup, describe, prepare, seen_at_work
 
 HELPER = "trainyard.py"
 # A full disk, a broken one, one that went read-only; no descriptors and no memory left.
@@ -48,7 +48,8 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
         with _started(assignment, setup) as (running, stdout, events):
             assignment.report("stage", stage="train", message="The script is running.")
             follower = Follower(assignment, setup, running, stdout, events)
-            verdict = follower.to_the_end()
+            with seen_at_work(assignment.folder):
+                verdict = follower.to_the_end()
     except _Stopped:
         return "stopped"
     assignment.report("facts", exit_code=follower.exit_code, exit_status=verdict.status)

@@ -8,6 +8,7 @@ beside the script costs nothing.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 from collections import deque
@@ -20,6 +21,11 @@ from typing import BinaryIO
 
 from .. import sandbox
 
+# Where Hugging Face's and Lightning's trainers put them, and no deeper: a model that a script only fetches is no checkpoint.
+DEFAULT_CHECKPOINTS = (
+    "checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt", "lightning_logs/version_*/checkpoints/*.ckpt",
+)  # fmt: skip
+NO_CHECKPOINTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".log", ".yaml", ".yml")  # lone ones beside checkpoints
 MOST_ENTRIES = 100_000
 DEEPEST = 8
 EVERYTHING = "**"
@@ -139,19 +145,23 @@ def matching(folder: Folder, patterns: Sequence[str], since: float, notes: list[
 
 
 def newest_checkpoint(
-    folder: Folder, patterns: Sequence[str], since: float, notes: list[str] | None = None
+    folder: Folder, patterns: Sequence[str], since: float, notes: list[str] | None = None, until: float = math.inf
 ) -> tuple[str, float] | None:
     """The file or folder, of those a pattern names, that was written last, and when; a folder is as new as its newest
-    file. A pattern that ends in `**` names the files below and no folder."""
+    file. A pattern that ends in `**` names the files below and no folder. What was written after `until` counts only where
+    there is nothing else; a lone table or text is none where the patterns are the default ones."""
     wanted = [_parts(pattern) for pattern in patterns]
-    newest: tuple[float, str] | None = None
+    left_out = NO_CHECKPOINTS if tuple(patterns) == DEFAULT_CHECKPOINTS else ()
+    written = dict[str, float]()
     for name, facts in folder.files(patterns, notes=notes):
         if facts.st_mtime < since:
             continue
         for pattern in wanted:
-            if named := _beginning(name.split("/"), pattern):
-                newest = max(newest or (0.0, ""), (facts.st_mtime, "/".join(named)))
-    return (newest[1], newest[0]) if newest else None
+            named = "/".join(_beginning(name.split("/"), pattern) or ())
+            if named and not (named == name and name.endswith(left_out)):
+                written[named] = max(written.get(named, 0.0), facts.st_mtime)
+    own = {name: at for name, at in written.items() if at <= until} or written
+    return max(own.items(), key=lambda each: (each[1], each[0]), default=None)
 
 
 def _starts(patterns: Iterable[str]) -> dict[str, list[tuple[str, Pattern]]]:

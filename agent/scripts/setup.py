@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import stat
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +22,17 @@ from ..sandbox import Limits
 from . import manifest as manifests
 from .archive import BadArchive, lone_folder
 from .curves import Counting
-from .found_files import Folder, newest_checkpoint
+from .found_files import DEFAULT_CHECKPOINTS, Folder, newest_checkpoint
 from .manifest import BadManifest, Manifest
 from .terms import Terms
 
 DEFAULT_OUTPUTS = ("output/**", "outputs/**")
-# Where Hugging Face's and Lightning's trainers put them, and no deeper: a model that a script only fetches is no checkpoint.
-DEFAULT_CHECKPOINTS = (
-    "checkpoints/*", "checkpoint-*", "*/checkpoint-*", "*.ckpt", "lightning_logs/version_*/checkpoints/*.ckpt",
-)  # fmt: skip
 WORK = "work"
 TOOLS = ".trainyard"
 UNPACKED = "unpacked"
 NOTE = "script.json"
+SEEN = "script.seen"  # its date is the moment at which the script was seen at work last
+SEEN_SECONDS, SEEN_LATE = 1.0, 2.0  # how often that is noted, and how much later it may have written still
 LOOKING_SECONDS = 300.0  # nobody pays for them, and a folder over a slow network may take minutes
 _MEND = "Mend that in the script's folder, then press Try again."
 _NAME_ANOTHER = "Name another file with Change and order again, or put it there and press Try again."
@@ -90,7 +91,8 @@ def prepare(assignment: Assignment) -> Setup:
     if faults:
         raise JobFailed("member_code", next(iter(faults.values())), "Order the training again with other settings.")
     checkpoints = tuple(parameters.get("checkpoints") or manifest.checkpoints or DEFAULT_CHECKPOINTS)
-    checkpoint = None if is_first else newest_checkpoint(looked_at, checkpoints, since)
+    until = math.inf if terms.sandbox else _seen_last(assignment.folder)  # a box has a folder of its own
+    checkpoint = None if is_first else newest_checkpoint(looked_at, checkpoints, since, until=until)
     return Setup(
         terms=terms,
         folder=folder,
@@ -131,6 +133,39 @@ def _until(end: float) -> Callable[[], None]:
 def note_counting(folder: Path, since: float, counting: Counting) -> None:
     """Note how the script counts for the next attempt, in the job's folder: a script in a box cannot reach it."""
     write_atomically(folder / NOTE, json.dumps({"since": since, "counting": counting._asdict()}))
+
+
+@contextlib.contextmanager
+def seen_at_work(folder: Path) -> Iterator[None]:
+    """Note in the job's folder, until the block ends, that its script is at work. What is written to the script's folder
+    later is another job's, and no checkpoint of this one; a note that is taken again and again outlives a kill."""
+    ended = threading.Event()
+
+    def note() -> None:
+        with contextlib.suppress(OSError):  # a full disk is no reason to end a training
+            (folder / SEEN).touch()
+
+    def note_on() -> None:
+        while not ended.wait(SEEN_SECONDS):
+            note()
+
+    note()
+    noting = threading.Thread(target=note_on, daemon=True)
+    noting.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        noting.join()
+        note()
+
+
+def _seen_last(folder: Path) -> float:
+    """The moment up to which files in the script's folder are this job's; without end where nothing was noted."""
+    try:
+        return (folder / SEEN).stat().st_mtime + SEEN_LATE
+    except OSError:
+        return math.inf
 
 
 def _begun(folder: Path) -> tuple[float, Counting, bool]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -276,6 +277,54 @@ def test_a_script_that_finds_its_checkpoint_itself_is_only_told_to_go_on(own_job
     assert own_job.run(resume=["--init_from=resume"], checkpoints=["out/*.ckpt"]).outcome == "failed"
     assert own_job.run(resume=["--init_from=resume"], checkpoints=["out/*.ckpt"]).outcome == "completed"
     assert own_job.log().startswith("['--init_from=resume']\n")
+
+
+SAVE = """
+    import os, sys, time
+    print("from", os.path.basename(os.environ.get("TRAINYARD_CHECKPOINT", "nothing")), flush=True)
+    os.makedirs("out", exist_ok=True)
+    for number in sys.argv[1:]:
+        open(f"out/ckpt-{number}", "w").close()
+        time.sleep(0.1)
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def other_job(own_job: Job, tmp_path: Path) -> Iterator[Job]:
+    """Another job of the same folder of a machine."""
+    (tmp_path / "other").mkdir()
+    for one in _job(tmp_path / "other", False):
+        one.script = own_job.script
+        yield one
+
+
+def test_a_job_goes_on_from_its_own_checkpoint_though_another_was_at_work_in_its_folder(
+    own_job: Job, other_job: Job
+) -> None:
+    own_job.write("train.py", SAVE)
+    patterns = {"checkpoints": ["out/ckpt-*"]}
+    assert own_job.run(arguments=["100"], **patterns).outcome == "failed"
+    time.sleep(setup.SEEN_LATE + 0.5)
+    assert other_job.run(arguments=["200"], **patterns).outcome == "failed"
+    own_job.run(arguments=[], **patterns)
+    assert own_job.facts()["checkpoint_given"] == "out/ckpt-100"
+    other_job.run(arguments=[], **patterns)
+    assert other_job.facts()["checkpoint_given"] == "out/ckpt-200"
+
+
+def test_a_job_that_was_killed_goes_on_from_its_own_checkpoint_too(own_job: Job, other_job: Job) -> None:
+    own_job.write("train.py", SAVE)
+    patterns = {"checkpoints": ["out/ckpt-*"]}
+    running = own_job.run_aside(arguments=[str(number) for number in range(100, 300)], **patterns)
+    own_job.wait_for(lambda: (own_job.script / "out" / "ckpt-140").exists())
+    os.kill(own_job.child.pid, signal.SIGKILL)
+    assert own_job.ended(running).outcome == "failed"
+    last = max(path.name for path in (own_job.script / "out").iterdir())
+    time.sleep(setup.SEEN_LATE + 0.5)
+    other_job.run(arguments=["900"], **patterns)
+    own_job.run(arguments=[], **patterns)
+    assert own_job.facts()["checkpoint_given"] == f"out/{last}"
 
 
 def test_a_lightning_script_goes_on_from_its_checkpoint_and_from_no_other_file_without_a_pattern(job: Job) -> None:
@@ -687,7 +736,9 @@ def test_a_link_in_place_of_a_file_that_counts_is_refused_and_not_ignored(own_jo
     (own_job.script / name).symlink_to("shared/file")
     final = own_job.run()
     assert (final.outcome, final.cause) == ("failed", "member_code")
-    assert str(final.message).startswith(f"{name} in the script's folder cannot be read") and "link" in str(final.message)
+    assert str(final.message).startswith(f"{name} in the script's folder cannot be read") and "link" in str(
+        final.message
+    )
     assert "ran" not in own_job.log()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.scripts import found_files
-from agent.scripts.found_files import Folder, matching, newest_checkpoint
+from agent.scripts.found_files import DEFAULT_CHECKPOINTS, Folder, matching, newest_checkpoint
 
 THEN, NOW = 1_000_000_000.0, 1_700_000_000.0
 
@@ -65,6 +65,28 @@ def test_the_newest_checkpoint_may_be_a_file_or_a_folder(tmp_path: Path) -> None
     put(tmp_path, "last.ckpt", NOW + 5)
     assert newest_checkpoint(Folder(tmp_path), ["ckpt/*", "*.ckpt"], THEN) == ("last.ckpt", NOW + 5)
     assert newest_checkpoint(Folder(tmp_path), ["ckpt/*"], NOW + 100) is None
+
+
+def test_what_was_written_before_the_job_was_seen_last_comes_before_anything_newer(tmp_path: Path) -> None:
+    put(tmp_path, "ckpt/100/model.pt", NOW)
+    put(tmp_path, "ckpt/150/model.pt", NOW + 1)
+    put(tmp_path, "ckpt/150/optimizer.pt", NOW + 50)  # another job has changed it
+    put(tmp_path, "ckpt/200/model.pt", NOW + 60)
+    assert newest_checkpoint(Folder(tmp_path), ["ckpt/*"], THEN, until=NOW + 10) == ("ckpt/100", NOW)
+    assert newest_checkpoint(Folder(tmp_path), ["ckpt/*"], THEN) == ("ckpt/200", NOW + 60)
+    # The clock may have been set back, or the machine lost its last seconds: better this one than none.
+    assert newest_checkpoint(Folder(tmp_path), ["ckpt/*"], THEN, until=NOW - 10) == ("ckpt/200", NOW + 60)
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "txt", "log", "yaml"])
+def test_a_lone_table_or_text_is_a_checkpoint_only_where_a_pattern_was_given(tmp_path: Path, ending: str) -> None:
+    put(tmp_path, "checkpoints/1.pt", NOW)
+    put(tmp_path, "checkpoint-5/weights.pt", NOW + 1)
+    put(tmp_path, f"checkpoint-5/state.{ending}", NOW + 2)
+    put(tmp_path, f"checkpoints/metrics.{ending}", NOW + 3)
+    put(tmp_path, f"checkpoint-notes.{ending}", NOW + 4)
+    assert newest_checkpoint(Folder(tmp_path), DEFAULT_CHECKPOINTS, THEN) == ("checkpoint-5", NOW + 2)
+    assert newest_checkpoint(Folder(tmp_path), ["checkpoints/*"], THEN) == (f"checkpoints/metrics.{ending}", NOW + 3)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,12 @@ def test_what_macos_leaves_beside_a_script_is_no_script() -> None:
 
 def test_what_is_written_with_its_value_is_what_nanogpts_configurator_reads() -> None:
     """It takes `--key=value` alone, reads the value as Python does, and insists on the type of the default."""
-    kinds = {"compile": ("flag", "true"), "eval_only": ("flag", "false"), "dropout": ("float", "0"), "seed": ("int", "7")}
+    kinds = {
+        "compile": ("flag", "true"),
+        "eval_only": ("flag", "false"),
+        "dropout": ("float", "0"),
+        "seed": ("int", "7"),
+    }
     tables = [
         f'[parameters.{name}]\ntype = "{kind}"\ndefault = {default}\nargument = "--{name}="\n'
         for name, (kind, default) in kinds.items()
