@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, redirect, send_file, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from agent import __version__
 from agent.build import WHEEL_NAME
 from models.accounts import User
 from models.agents import Agent
@@ -58,7 +59,7 @@ def context(new_key: str | None = None, name: str = "") -> dict[str, Any]:
     return {
         "agents": shown_agents(actor()), "server_url": gateways().settings.socket_url,
         "site_url": gateways().settings.public_url, "new_key": new_key, "new_name": shlex.quote(name),
-        "keys": shown_keys(actor(), "agent"),
+        "keys": shown_keys(actor(), "agent"), "offered_version": __version__,
     }  # fmt: skip
 
 

@@ -16,10 +16,12 @@ from time import monotonic
 from typing import Any
 
 from .found_files import Folder
+from .images import size_of
 
 MOST_SAMPLES = 200
 MOST_TEXT_BYTES = 65_536
 MOST_IMAGE_BYTES = 1 << 20
+MOST_PIXELS = 40_000_000  # a small file may claim more than any browser can show
 PIECE_BYTES = 16_384
 AGAIN_SECONDS = 10.0  # a file that is written again and again is sent as often as this, and at the end
 _TEXTS = (".txt", ".md", ".log", ".json", ".jsonl", ".csv")
@@ -76,6 +78,12 @@ class Samples:
         if kind is None or (kind == "text" and len(data) > MOST_TEXT_BYTES):
             self.notes.append(
                 f"The sample {name} is not shown: it is no text up to 64 KiB and no PNG, JPEG, GIF or WebP."
+            )
+            return
+        width, height = size_of(kind, data) or (0, 0)
+        if width * height > MOST_PIXELS:
+            self.notes.append(
+                f"The sample {name} is not shown: it is {width:,} × {height:,} pixels large, at most {MOST_PIXELS:,} are."
             )
             return
         number = _STEP.search(name)

@@ -14,6 +14,7 @@ from agent.masking import SecretMasker
 from agent.runner.output import in_pieces
 from agent.scripts.found_files import Folder
 from agent.scripts.samples import MOST_IMAGE_BYTES, MOST_SAMPLES, Samples, kind_of
+from tests.agent.scripts.test_images import png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -50,6 +51,16 @@ def test_a_file_that_is_written_again_and_again_is_sent_now_and_then_and_at_the_
     assert sent == [1, 11, 21]
     (tmp_path / "other.txt").write_text("y")
     assert sorted(piece["text"] for piece in taken(samples)) == ["x" * 26, "y"]
+
+
+def test_a_small_file_that_claims_more_pixels_than_a_browser_can_show_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png(50_000, 50_000))
+    (tmp_path / "fine.png").write_bytes(png(5_000, 5_000))
+    samples = Samples(Folder(tmp_path), 0)
+    assert [piece["name"] for piece in taken(samples)] == ["fine.png"]
+    assert samples.notes == [
+        "The sample bomb.png is not shown: it is 50,000 × 50,000 pixels large, at most 40,000,000 are."
+    ]
 
 
 def test_an_image_comes_in_pieces_that_add_up(tmp_path: Path) -> None:
