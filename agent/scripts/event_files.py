@@ -61,7 +61,7 @@ class EventFiles:
             if name not in self._files and facts.st_mtime >= self.since:
                 if len(self._files) >= MAX_FILES:
                     self._note_the_rest()
-                    return
+                    continue
                 self._files[name] = _File()
             if name in self._files:
                 yield name, facts.st_size

@@ -166,6 +166,19 @@ def test_tags_and_files_are_bounded(tmp_path: Path, files: EventFiles, monkeypat
     assert files.notes == ["More than 3 TensorBoard event files lie in the folder; the others are left out."]
 
 
+def test_one_file_too_many_does_not_end_the_reading_of_those_that_are_known(
+    tmp_path: Path, files: EventFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_files, "MAX_FILES", 1)
+    with (tmp_path / f"{NAME}.b").open("wb", buffering=0) as known:
+        known.write(file_of(event(1, scalar("loss", 0.5))))
+        assert files.poll() == [at(1, loss=0.5)]
+        (tmp_path / f"{NAME}.a").write_bytes(file_of(event(1, scalar("other", 0.5))))
+        known.write(record(event(2, scalar("loss", 0.25))))
+    assert files.poll() == [at(2, loss=0.25)]
+    assert len(files.notes) == 1 and files.notes[0].startswith("More than 1 TensorBoard event files")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     content=st.lists(
