@@ -12,7 +12,8 @@ import errno
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from agent.errors import AgentFailed, JobFailed
 from agent.recipes import Assignment
 from agent.sandbox import Box, Verdict
 from agent.scripts import environment, interpreter, requirements
+from agent.scripts.event_files import sizes
 from agent.scripts.follow import Follower, Running, open_events
 from agent.scripts.found_files import Folder
 from agent.scripts.outputs import collect, forgotten
@@ -45,9 +47,10 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
     with _on_the_server(assignment):
         setup = prepare(assignment)
     try:
+        before = sizes(replace(setup.folder, attend=_until_a_stop(assignment)))
         with _started(assignment, setup) as (running, stdout, events):
             assignment.report("stage", stage="train", message="The script is running.")
-            follower = Follower(assignment, setup, running, stdout, events)
+            follower = Follower(assignment, setup, running, stdout, events, before)
             with seen_at_work(assignment.folder):
                 verdict = follower.to_the_end()
     except _Stopped:
@@ -66,6 +69,14 @@ def train(assignment: Assignment) -> Literal["completed", "stopped"]:
     with _on_the_server(assignment):
         _keep_outputs(assignment, setup)
     return "completed"
+
+
+def _until_a_stop(assignment: Assignment) -> Callable[[], None]:
+    def attend() -> None:
+        if assignment.stop_requested():
+            raise _Stopped
+
+    return attend
 
 
 def _on_the_server(assignment: Assignment) -> contextlib.AbstractContextManager[None]:

@@ -7,8 +7,9 @@ lies a protobuf `Event` {wall_time = 1, step = 2, summary = 5} with `Summary.Val
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .curves.points import MAX_STEP, Point, normalised
@@ -34,10 +35,15 @@ class _File:
 
 @dataclass
 class EventFiles:
-    """Reads on in the event files below `folder` that were changed at or after `since` (unix seconds)."""
+    """Reads on in the event files below `folder` that were changed at or after `since` (unix seconds).
+
+    Of `before`, the `sizes` of the files when the attempt began, only what was added is read: the rest was told by an
+    earlier attempt, whose folders (`version_0`) must not keep the names of the curves from those of this one (`version_1`).
+    """
 
     folder: Folder
     since: float
+    before: Mapping[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # sentences for the log; whoever shows them empties the list
     _files: dict[str, _File] = field(default_factory=dict)
     _tags: dict[str, str] = field(default_factory=dict)  # which folder's a name is
@@ -55,14 +61,13 @@ class EventFiles:
 
     def _found(self) -> Iterator[tuple[str, int]]:
         """The files to read, with their sizes, in the order of their names."""
-        for name, facts in sorted(self.folder.files((f"**/{_BEGINNING}*",), MAX_DEPTH, self.notes)):
-            if not name.rpartition("/")[2].startswith(_BEGINNING):
-                continue
-            if name not in self._files and facts.st_mtime >= self.since:
+        for name, facts in sorted(_event_files(self.folder, self.notes)):
+            told = self.before.get(name, 0)
+            if name not in self._files and facts.st_mtime >= self.since and facts.st_size > told:
                 if len(self._files) >= MAX_FILES:
                     self._note_the_rest()
                     continue
-                self._files[name] = _File()
+                self._files[name] = _File(told)
             if name in self._files:
                 yield name, facts.st_size
 
@@ -128,6 +133,17 @@ class EventFiles:
                 f"More than {MAX_FILES} TensorBoard event files lie in the folder; the others are left out."
             )
         self._is_full = True
+
+
+def sizes(folder: Folder) -> dict[str, int]:
+    """The event files below `folder` and how long they are."""
+    return {name: facts.st_size for name, facts in _event_files(folder)}
+
+
+def _event_files(folder: Folder, notes: list[str] | None = None) -> Iterator[tuple[str, os.stat_result]]:
+    for name, facts in folder.files((f"**/{_BEGINNING}*",), MAX_DEPTH, notes):
+        if name.rpartition("/")[2].startswith(_BEGINNING):
+            yield name, facts
 
 
 def scalars(record: bytes) -> tuple[int, list[tuple[str, float | None]]]:

@@ -10,7 +10,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,16 +61,24 @@ class Running(Protocol):
 
 class Follower:
     """Follows one script to its end. `stdout` and `events` are descriptors to read: what it prints, and what the helper
-    `trainyard.log` tells."""
+    `trainyard.log` tells. `before` are the sizes of the event files that were there when it was started."""
 
-    def __init__(self, assignment: Assignment, setup: Setup, running: Running, stdout: int, events: int) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        setup: Setup,
+        running: Running,
+        stdout: int,
+        events: int,
+        before: Mapping[str, int],
+    ) -> None:
         self._assignment, self._setup, self._running = assignment, setup, running
         self._stdout, self._events = stdout, events
         self._curves, self._helper = Curves(counting=setup.counting), HelperLines()
         self._counting = setup.counting
         self._exact: set[str] = set()  # names that the helper gives: they are read nowhere else
         self._folder = replace(setup.folder, attend=self._attend)
-        self._event_files = EventFiles(self._folder, setup.since)
+        self._event_files = EventFiles(self._folder, setup.since, before)
         self._samples = Samples(replace(setup.samples, attend=self._attend), setup.since)
         self._step, self._total = 0, 0
         self._promised = steps_in(setup.line(None)) or 0

@@ -32,6 +32,7 @@ from agent.spool import Spool, SpoolReader
 from tests.agent.sandbox.conftest import run_as_nobody
 from tests.agent.scripts.event_writer import event, file_of, scalar
 
+ROOT = Path(__file__).resolve().parents[3]
 TIMINGS = Timings(gather=0.02, orders=0.02, sync=0.1, figures=5.0, cancel=0.5, pipes=1.0)
 COUNT = """
     import argparse, os, time
@@ -507,6 +508,23 @@ def test_what_the_helper_gives_is_not_read_from_event_files_either(own_job: Job)
     assert {rule["rule"]: rule["names"] for rule in own_job.facts()["curves"]} == {
         "helper": ["loss"], "tensorboard": ["lr"]
     }  # fmt: skip
+
+
+def test_a_logger_that_begins_a_folder_for_each_attempt_goes_on_with_the_same_curves(own_job: Job) -> None:
+    own_job.write("train.py", f"""
+        import os, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        from tests.agent.scripts.event_writer import event, file_of, scalar
+        done = len(os.listdir("lightning_logs")) if os.path.exists("lightning_logs") else 0
+        folder = f"lightning_logs/version_{{done}}"
+        os.makedirs(folder)
+        with open(f"{{folder}}/events.out.tfevents.{{done}}.host", "wb") as file:
+            file.write(file_of(*(event(step, scalar("train_loss", 0.5)) for step in (2 * done + 1, 2 * done + 2))))
+    """)  # fmt: skip
+    for steps in ([1, 2], [3, 4], [5, 6]):
+        assert own_job.run().outcome == "completed"
+        assert [step for step, _ in own_job.curve("train_loss")] == steps
+        assert own_job.facts()["curves"][0]["names"] == ["train_loss"]
 
 
 def test_only_files_the_job_has_written_are_kept(own_job: Job) -> None:

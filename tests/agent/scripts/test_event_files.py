@@ -157,6 +157,34 @@ def test_folders_with_the_same_tag_are_told_apart(tmp_path: Path, files: EventFi
     assert [point.values for point in files.poll()] == [{"epoch_loss": 0.5}, {"validation/epoch_loss": 0.75}]
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [("lightning_logs/version_0", "lightning_logs/version_1"), ("runs/Nov28_12-00-00_a", "runs/Nov28_13-00-00_a")],
+)
+def test_the_folder_of_another_attempt_gives_the_names_of_the_first_one(
+    tmp_path: Path, files: EventFiles, folders: tuple[str, str]
+) -> None:
+    def write(folder: str, step: int) -> None:
+        for inside in (folder, f"{folder}/val"):
+            (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+            (tmp_path / inside / f"{NAME}.{step}").write_bytes(file_of(event(step, scalar("train_loss", 0.5))))
+
+    write(folders[0], 1)
+    assert [set(point.values) for point in files.poll()] == [{"train_loss"}, {"val/train_loss"}]
+    again = EventFiles(Folder(tmp_path), since=0, before=event_files.sizes(Folder(tmp_path)))
+    assert again.poll() == []
+    write(folders[1], 2)
+    assert again.poll() == [at(2, train_loss=0.5), at(2, **{"val/train_loss": 0.5})]
+
+
+def test_what_an_attempt_adds_to_a_file_that_was_there_is_read(tmp_path: Path) -> None:
+    first, added = file_of(event(1, scalar("loss", 0.5))), record(event(2, scalar("loss", 0.25)))
+    (tmp_path / NAME).write_bytes(first)
+    files = EventFiles(Folder(tmp_path), since=0, before=event_files.sizes(Folder(tmp_path)))
+    (tmp_path / NAME).write_bytes(first + added)
+    assert files.poll() == [at(2, loss=0.25)]
+
+
 def test_tags_and_files_are_bounded(tmp_path: Path, files: EventFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_files, "MAX_FILES", 3)
     for n in range(5):
