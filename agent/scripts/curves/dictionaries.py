@@ -20,7 +20,7 @@ _LONG_TEXT = 60  # a dictionary that holds one is data, not a report
 
 _ITEM = re.compile(
     r"""(['"])([^'"\\{}]{1,80}+)\1\s*+:\s*+(?:[\w.]{0,30}\()?+['"]?+"""
-    r"""([-+]?+(?:[0-9][0-9.,]*+(?:e[-+]?[0-9]++)?+|nan|inf(?:inity)?+))['"]?+\)?+\s*+[,}]""",
+    r"""([-+]?+(?:[0-9]++(?:,[0-9]++)*+(?:\.[0-9]*+)?+(?:e[-+]?[0-9]++)?+|nan|inf(?:inity)?+))['"]?+\)?+\s*+[,}]""",
     re.IGNORECASE,
 )
 _SPELLED = {"nan", "inf", "-inf", "infinity", "-infinity"}
@@ -67,7 +67,8 @@ def _items(text: str) -> Iterator[tuple[str, float | int | None]]:
     if parsed is None:
         for _, name, number in _ITEM.findall(text):
             whole = step_in(number)
-            yield name, whole if whole is not None else number_in(number)
+            if _is_number(number):
+                yield name, whole if whole is not None else number_in(number)
         return
     for name, value in parsed.items():
         inner = value.items() if isinstance(value, dict) else ()

@@ -183,6 +183,10 @@ FORMS: list[Form] = [
     ('INFO {"step": 5, "train": {"loss": NaN, "lr": 0.1}}', "trainer", 5, {"train/loss": None, "train/lr": 0.1}, None),
     ("epoch 0: {'accuracy': np.float64(0.8), 'f1': 0.87}", "trainer", 0, {"accuracy": 0.8, "f1": 0.87}, None),
     ("{'loss': nan, 'epoch': 6.0}", "trainer", 0, {"loss": None}, None),
+    (
+        "{'loss': 0.25, 'grad_norm': nan, 'learning_rate': 5e-05, 'epoch': 0.5}",
+        "trainer", 0, {"loss": 0.25, "grad_norm": None, "learning_rate": 5e-05}, None,
+    ),
     # bars
     (" 10%|█         | 50/500 [00:10<01:30,  5.00it/s, loss=0.5, acc=0.25]", "bars", 50, {"loss": 0.5, "acc": 0.25}, 500),
     ("loss: 0.1234:  10%|█         | 100/1000 [00:10<00:20, 5.00it/s]", "bars", 100, {"loss": 0.1234}, 1000),
