@@ -8,21 +8,24 @@ from dataclasses import dataclass, field
 
 from .lines import Reading, read_line
 from .names import HELD_OUT
-from .points import MAX_STEP, normalised, step_in
+from .points import MAX_STEP, normalised, number_in, step_in, valid_step
 from .steps import Steps
 
 MAX_BARS = 32  # different ones that are told apart
 MAX_GIVEN = 500  # values remembered for one count
 MOST_ROUNDS = 10_000  # a bar around another one that counts further than this does not count epochs
 
-_COUNT = re.compile(r"\s*+([0-9]{1,12})/([0-9]{1,12})\s*+\[")
+# With `unit_scale` tqdm writes counts short: `5.00k/10.0k`. It does so for bytes too, and these are none of steps.
+_SCALES = {"k": 10**3, "M": 10**6, "G": 10**9}
+_COUNT = re.compile(r"\s*+([0-9]{1,12}|[0-9.]{1,5}[kMG]?)/([0-9]{1,12}|[0-9.]{1,5}[kMG]?)\s*+\[")
+_OF_BYTES = re.compile(r"[^,]*+, *+[0-9.?]++[kMGTP]?+i?+B/s")
 _TIME = r"(?:[0-9.]++s|[0-9]++(?::[0-9]{2}){1,2}+)"
 # `50% ━━━━━━────── 4/8 8.7it/s 0.4s<0.5s`; a count of bytes (`5.1/5.4MB`) is none of steps.
 _ULTRALYTICS = re.compile(
     r"% [━╸─]++ ([0-9]{1,12}+)/([0-9]{1,12}+)(?![\w.])"
     rf"(?: ++[0-9.]++[A-Za-z]++/s)?+(?: ++{_TIME}(?:<{_TIME})?+)?+"
 )
-_ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12})it \[[0-9:]++,\s*+")
+_ENDLESS = re.compile(r"(?:^|[:\s])([0-9]{1,12}|[0-9.]{1,5}[kMG]?)it \[[0-9:]++,\s*+")
 _KERAS = re.compile(r"\s*+([0-9]{1,10})/([0-9]{1,10}|Unknown)\s++(?=\[[=>.]|[━╸╺]|- [0-9]|[0-9]++m?s )")
 _FIGURES = re.compile(r"[0-9.\s]+")
 _PERCENT = re.compile(r"[\s:]*+[0-9]{1,3}$")
@@ -72,21 +75,31 @@ def _of_tqdm(line: str, percent: int) -> Bar | None:
     counted = _COUNT.match(line, drawn + 1) if drawn > 0 else None
     if counted is None:
         return None
+    is_short = not (counted[1].isdigit() and counted[2].isdigit())
+    if is_short and _OF_BYTES.match(line, counted.end()):
+        return None
     end = _end(line, counted.end())
     return _counted(line, percent, counted, _behind_the_speed(line[counted.end() : end]), end)
 
 
 def _counted(line: str, percent: int, counted: re.Match[str], postfix: str, end: int) -> Bar | None:
-    count, total = step_in(counted.group(1)), step_in(counted.group(2))
+    count, total = _count_in(counted.group(1)), _count_in(counted.group(2))
     if count is None or not total:
         return None
     label = _PERCENT.sub("", line[max(0, percent - 200) : percent])
     return Bar(label.strip(), min(count, total), total, postfix, end)
 
 
+def _count_in(text: str) -> int | None:
+    """The count that a bar shows, `500` or `5.00k`."""
+    scale = _SCALES.get(text[-1], 1)
+    number = number_in(text.rstrip("kMG"))
+    return valid_step(round(number * scale)) if number is not None else None
+
+
 def _endless(line: str) -> Bar | None:
     found = _ENDLESS.search(line)
-    count = step_in(found.group(1)) if found else None
+    count = _count_in(found.group(1)) if found else None
     if found is None or count is None:
         return None
     end = _end(line, found.end())

@@ -19,6 +19,12 @@ MAX_NUMBERS = 64  # of one line
 _SETTINGS = re.compile(r"(?:Namespace|Config|Arguments|Args|Params|Adam\w{0,10}|SGD)\(|(?<!\S)--[a-z]")
 # The summary behind a validation in PyTorch's imagenet example: ` * Acc@1 86.000 Acc@5 98.0`.
 _SUMMARY = re.compile(r"\s*+\*\s++\w++@[0-9]")
+# Keras' tutorial: `Training loss (for 1 batch) at step 100: 0.5`.
+_AT_STEP = re.compile(
+    r"(?: \([^()]{1,40}+\))?+ at (step|iteration|iter|epoch) ([0-9]{1,10}+(?:/[0-9]{1,10}+)?+)"
+    r" ?+: ?+(?=[-+]?+(?:[.0-9]|nan|inf))",
+    re.IGNORECASE,
+)
 _CURVES = (Kind.METRIC, Kind.WEAK, Kind.COMPANION)
 
 
@@ -54,6 +60,9 @@ class _Found(NamedTuple):
 
 def read_line(line: str, in_bar: bool = False) -> Reading | None:
     """The reading of a line; None when it holds no number. In the postfix of a bar (`in_bar`) every name is a curve."""
+    if " at " in line and (found_at := _AT_STEP.search(line)) is not None:
+        kind, count = found_at.groups()
+        line = f"{kind} {count} {line[: found_at.start()]}: {line[found_at.end() :]}"
     parts = NUMBER.split(line, MAX_NUMBERS)
     if len(parts) == 1:
         return None
@@ -71,17 +80,22 @@ def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
     # The data that the numbers are about, where that is not what is trained on.
     group = "val" if _SUMMARY.match(parts[0]) else None
     named: str | None = None  # the same, said in front of the name of a curve: `train Loss: 0.5 Acc: 0.7`
-    before = understood(parts[0])
+    before, decimals = understood(parts[0]), ""
     for place in range(1, len(parts), 2):
         gap, after = before, understood(parts[place + 1])
         before = after
+        if decimals:  # this number is the rest of the one before
+            decimals = ""
+            continue
+        text, decimals = parts[place], _decimals(parts, place)
+        if decimals:
+            text, after = f"{text}.{decimals}", understood(parts[place + 3])
         if gap.group is not None:
             group, named = (gap.group if gap.group != "train" else None), (gap.group if gap.apart else None)
             if gap.kind not in _CURVES:
                 named = None
         if gap.slash or (after.unit == "?" and not after.slash):
             continue
-        text = parts[place]
         of = parts[place + 2] if after.slash and place + 2 < len(parts) else None
         if of is not None and gap.opens and gap.name in HELD_OUT:  # `Test: [ 10/196]`; its summary is ` * Acc@1 86.000`
             group, named, reading.of_validation = "val", None, True
@@ -93,6 +107,14 @@ def _numbers(parts: list[str], reading: Reading) -> Iterator[_Found]:
             found = _value(gap, after, text, of)
             if found is not None:
                 yield found._replace(name=_of_group(found.name, gap, named or group))
+
+
+def _decimals(parts: list[str], place: int) -> str:
+    """What stands behind the comma of a number such as `0,5`; empty where it is no such number, or one of a list."""
+    if parts[place + 1] != "," or not parts[place].lstrip("+-").isdigit() or parts[place - 1].endswith((",", "[")):
+        return ""
+    behind = parts[place + 2] if place + 2 < len(parts) and parts[place + 3] != "," else ""
+    return behind if behind[:1].isdigit() and "." not in behind and "," not in behind else ""
 
 
 def _leading_count(parts: list[str], reading: Reading) -> None:

@@ -22,6 +22,11 @@ _SHOWN_NAMES = 50
 _SHOWN_LINE = 160
 _LONGEST_HEADING = 120  # a line that names an epoch and holds nothing else
 
+_STEP_ALONE = re.compile(
+    r"[\s=#*\-\[]*+(?:(?:global|train|training)[_ ])?(?:step|iteration|iter)\s*+[:=]"
+    r"\s*+[0-9,]++(?:\s*+/\s*+[0-9,]++)?[\s=#*\-\]]*+",
+    re.IGNORECASE,
+)
 _TERMINAL = re.compile(
     r"\x1b\[[0-?]*+[ -/]*+[@-~]?|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*+(?:\x1b\\)?|\x1b[ -/]*+[0-~]?"
 )
@@ -165,13 +170,19 @@ class Curves:
         if reading is None:
             return None
         if not reading.values:
-            if reading.epoch is not None and len(line) < _LONGEST_HEADING:
-                self._steps.at_epoch(reading.epoch, reading.epochs)
+            if len(line) < _LONGEST_HEADING:
+                self._take_heading(reading, line)
             return None
         if self._is_in_summary:
             reading.values = {IN_SUMMARY.get(name, name): value for name, value in reading.values.items()}
         self._samples.take(reading, line)
         return Point(reading.rule, *_between(self._steps.place(reading.rule, reading), reading))
+
+    def _take_heading(self, reading: Reading, line: str) -> None:
+        if reading.epoch is not None:
+            self._steps.at_epoch(reading.epoch, reading.epochs)
+        elif reading.step is not None and _STEP_ALONE.fullmatch(line):
+            self._steps.stands_at(reading)
 
     def _of_dictionary(self, reading: Reading, line: str) -> Point | None:
         """One of the Trainer waits for the next line: behind each it draws its bar anew, with the exact step."""

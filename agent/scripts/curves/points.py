@@ -21,6 +21,7 @@ RULES = {
     "pairs": "Lines such as: loss: 0.5 | lr: 1e-3",
 }
 
+_THOUSANDS = re.compile(r"[-+]?+[1-9][0-9]{0,2}(?:,[0-9]{3})++(?![0-9,])")
 _NOT_IN_NAMES = re.compile(r"[^\w@/.%'+-]+")
 
 
@@ -38,9 +39,11 @@ class Point(NamedTuple):
 
 
 def number_in(text: str) -> float | None:
-    """The number a text spells (`1,234.5`, `5e-05`, `nan`), None for what is not finite."""
+    """The number a text spells (`1,234.5`, `0,5`, `5e-05`, `nan`), None for what is not finite."""
+    if "," in text:
+        text = text.replace(",", "" if _THOUSANDS.match(text) else ".")
     try:
-        value = float(text.replace(",", "") if "," in text else text)
+        value = float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -48,6 +51,8 @@ def number_in(text: str) -> float | None:
 
 def step_in(text: str) -> int | None:
     """The step or count that the digits of a text spell; None for anything else and for what is 2**31 or more."""
+    if "," in text and not _THOUSANDS.match(text):
+        return None
     digits = text.replace(",", "").rstrip(".")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 10:
         return None

@@ -7,6 +7,7 @@ seen; a line that is silent belongs to the newest step; where there never was on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .lines import Reading
@@ -21,18 +22,32 @@ class Counting(NamedTuple):
 
     first_epoch: int | None = None  # 0 or 1
     longest: int = 0  # the largest batch seen, where nobody says how many there are
-    restarts: bool | None = None  # whether `step` begins again with each epoch
+    restarts: bool | None = None  # whether `step` begins again with each epoch that stands beside it
+    restarts_below: bool | None = None  # the same of an epoch that only a line above has named
 
     @classmethod
     def from_json(cls, said: Any) -> Counting:
         """What a note says, where it is well formed; the rest is not known."""
         known = said if isinstance(said, dict) else {}
-        first, restarts = valid_step(known.get("first_epoch")), known.get("restarts")
+        first, restarts = valid_step(known.get("first_epoch")), [known.get("restarts"), known.get("restarts_below")]
         return cls(
             first if first in (0, 1) else None,
             valid_step(known.get("longest")) or 0,
-            restarts if isinstance(restarts, bool) else None,
+            *(each if isinstance(each, bool) else None for each in restarts),
         )
+
+
+@dataclass(slots=True)
+class _Restarts:
+    """Whether `step` begins again with each epoch, as far as lines have shown (`again`)."""
+
+    again: bool | None
+    _last: tuple[int, int] | None = None  # epoch and step of the newest line
+
+    def take(self, epoch: int, step: int) -> None:
+        if self._last is not None and epoch > self._last[0] and self.again is None:
+            self.again = step <= self._last[1]
+        self._last = (epoch, step)
 
 
 class Steps:
@@ -46,13 +61,14 @@ class Steps:
         self.is_told_by_bars = False
         self._fine: int | None = None
         self._fine_is_certain = True
-        self._first_epoch, self._longest, self._restarts = counting or Counting()
-        self._last: tuple[int, int] | None = None  # epoch and step of the newest line with both
+        self._first_epoch, self._longest, *restarts = counting or Counting()
+        self._beside, self._above = map(_Restarts, restarts)  # steps with the epoch beside them, and above
+        self._below: set[str] | None = None  # the names that came below a line of the newest step alone
         self._counters: dict[str, tuple[int, set[str]]] = {}
 
     @property
     def counting(self) -> Counting:
-        return Counting(self._first_epoch, self._longest, self._restarts)
+        return Counting(self._first_epoch, self._longest, self._beside.again, self._above.again)
 
     def place(self, rule: str, reading: Reading) -> tuple[int, int | None]:
         """The step of a reading and the total it tells of, if any."""
@@ -86,6 +102,8 @@ class Steps:
         """The step of a line that is silent about it."""
         if self._fine is not None:
             self.serves = True
+            if self._below is not None:
+                self._go_on_below(self._below, names)
             return self._fine, self.total
         if self.epoch is not None:
             return self.epoch, self.epochs
@@ -96,8 +114,21 @@ class Steps:
         if not 0 <= step < MAX_STEP:
             return
         self.is_told_by_bars = by_bar
+        self._below = None
         self._fine, self._fine_is_certain = step, certain
         self.total = total if total is not None and step <= total < MAX_STEP else None
+
+    def stands_at(self, reading: Reading) -> None:
+        """A line has told a step and nothing else: the lines below are about it."""
+        self.place("iterations", reading)
+        self._below = set()
+
+    def _go_on_below(self, seen: set[str], names: Iterable[str]) -> None:
+        """One step further whenever a name comes again below a step that was told once."""
+        if _are_full(seen, names) and self._fine is not None:
+            self.moved_to(self._fine + 1, self.total)
+            self._below = seen = set()
+        seen.update(names)
 
     def _moved(self, step: int, total: int | None) -> tuple[int, int | None]:
         if not 0 <= step < MAX_STEP:
@@ -109,24 +140,30 @@ class Steps:
         return batches * self.epochs if batches and self.epochs else None
 
     def _at_step(self, reading: Reading) -> tuple[int, int | None]:
-        """`step` counts from the start or, where an epoch stands beside it, may begin again with each."""
+        """`step` counts from the start or, where an epoch stands beside it or above, may begin again with each."""
         assert reading.step is not None
-        if reading.epoch is None:
+        epoch = self.epoch if reading.epoch is None else reading.epoch
+        if epoch is None:
             return self._moved(reading.step, reading.steps)
-        if self._last is not None and reading.epoch > self._last[0] and self._restarts is None:
-            self._restarts = reading.step <= self._last[1]
-        self._last = (reading.epoch, reading.step)
-        begins_again = self._restarts if self._restarts is not None else bool(reading.steps)
+        is_beside = reading.epoch is not None
+        restarts = self._beside if is_beside else self._above
+        restarts.take(epoch, reading.step)
+        begins_again = restarts.again if restarts.again is not None else is_beside and bool(reading.steps)
         if not begins_again:
             self._longest = max(self._longest, reading.step)
-            return self._moved(reading.step, None)
+            return self._moved(reading.step, None if is_beside else reading.steps)
         return self._moved(self.laid_out(reading.step, reading.steps), self._laid_total(reading.steps))
 
     def _counted(self, rule: str, names: Iterable[str]) -> int:
         """The rule's own count: one further whenever a name comes again, so that lines about one step share it."""
         count, seen = self._counters.get(rule, (0, set()))
-        if not seen.isdisjoint(names) or len(seen) > _MAX_COUNTED_NAMES:
+        if _are_full(seen, names):
             count, seen = min(count + 1, MAX_STEP - 1), set()
         seen.update(names)
         self._counters[rule] = (count, seen)
         return count
+
+
+def _are_full(seen: set[str], names: Iterable[str]) -> bool:
+    """Whether a step that has these names cannot take the further ones: one of them has come before."""
+    return not seen.isdisjoint(names) or len(seen) > _MAX_COUNTED_NAMES

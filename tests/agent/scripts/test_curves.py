@@ -211,6 +211,25 @@ FORMS: list[Form] = [
     ("Perplexity: 1,234.5", "pairs", 0, {"perplexity": 1234.5}, None),
     ("tokens/s: 900.5, loss: 3.0", "pairs", 0, {"tokens/s": 900.5, "loss": 3}, None),
     ("loss=-0.5 reg=1e-4", "pairs", 0, {"loss": -0.5, "reg": 1e-4}, None),
+    # a comma in front of the decimals
+    ("loss: 0,5", "pairs", 0, {"loss": 0.5}, None),
+    ("step 10: loss 0,512, acc: 97,5%", "iterations", 10, {"loss": 0.512, "acc": 97.5}, None),
+    ("Epoch 3/10 - loss: 0,4210 - lr: 1,5e-4", "epochs", 3, {"loss": 0.421, "lr": 1.5e-4}, 10),
+    (" 10%|█   | 50/500 [00:10<01:30, 5,00it/s, loss=0,5, acc=0,25]", "bars", 50, {"loss": 0.5, "acc": 0.25}, 500),
+    ("{'loss': '0,5', 'lr': 1,5e-4}", "trainer", 0, {"loss": 0.5, "lr": 1.5e-4}, None),
+    ("step 1,500 loss: 2,5", "iterations", 1500, {"loss": 2.5}, None),
+    ("[1,2000] loss: 2,17", "epochs", 2000, {"loss": 2.17}, None),
+    ("losses: [1,2]", "pairs", 0, {"losses": 1}, None),
+    # counts that tqdm writes short
+    ("50%|█████     | 5.00k/10.0k [00:10<00:10, 500it/s, loss=0.5]", "bars", 5000, {"loss": 0.5}, 10_000),
+    (" 10%|█         | 100/1.00k [00:10<00:10, 50.0it/s, loss=0.5]", "bars", 100, {"loss": 0.5}, 1000),
+    ("  0%|          | 1.20M/1.00G [00:10<?, ?it/s, loss=0.5]", "bars", 1_200_000, {"loss": 0.5}, 10**9),
+    ("5.00kit [00:10, 500it/s, loss=0.5]", "bars", 5000, {"loss": 0.5}, None),
+    # where the step stands between the name and the number
+    ("Training loss (for 1 batch) at step 100: 0.5", "iterations", 100, {"training_loss": 0.5}, None),
+    ("Training loss (for one batch) at step 100: 0.5", "iterations", 100, {"training_loss": 0.5}, None),
+    ("INFO:root:Loss at step 010: 68.7", "iterations", 10, {"loss": 68.7}, None),
+    ("Validation accuracy at epoch 3/10: 0.75", "epochs", 3, {"validation_accuracy": 0.75}, 10),
 ]  # fmt: skip
 
 
@@ -464,6 +483,57 @@ def test_without_any_step_lines_are_counted_and_those_about_one_step_share_it() 
     assert steps(points, "val_loss") == [(0, 0.6), (1, 0.5)]
 
 
+@pytest.mark.parametrize("form", ["step: {}\n", "  global_step = {}\n", "Iteration: {}/90\n", "--- iter: {} ---\n"])
+def test_a_line_of_a_step_alone_is_the_step_of_the_lines_below(form: str) -> None:
+    text = "".join(f"{form.format(step)}loss: 0.5\nacc: 0.25\n" for step in (10, 20))
+    points = points_of(text)
+    assert steps(points, "loss") == [(10, 0.5), (20, 0.5)]
+    assert steps(points, "acc") == [(10, 0.25), (20, 0.25)]
+
+
+def test_below_a_step_alone_what_comes_again_is_one_step_further() -> None:
+    """`step: 1000` may be said once, of a checkpoint that the script goes on from."""
+    points = points_of("step: 1000\n" + "train loss 0.5\nval loss 0.6\n" * 3)
+    assert [step for step, _ in steps(points, "train_loss")] == [1000, 1001, 1002]
+    assert [step for step, _ in steps(points, "val_loss")] == [1000, 1001, 1002]
+
+
+@pytest.mark.parametrize(
+    "heading", ["Step 2", "Step 2: Training", "== STEP 2 ==", "steps: 100", "step: 10 of warming up"]
+)
+def test_a_heading_of_a_recipe_is_no_step(heading: str) -> None:
+    assert [point.step for point in points_of(f"{heading}\nloss: 0.5\nloss: 0.4\n")] == [0, 1]
+
+
+def test_the_steps_of_keras_tutorial_are_laid_end_to_end_where_they_begin_again_with_each_epoch() -> None:
+    line = "Training loss (for 1 batch) at step {}: 0.5\n"
+    again = "".join(f"\nStart of epoch {e}\n" + "".join(line.format(s) for s in (0, 100, 200)) for e in (0, 1, 2))
+    through = "".join(f"\nStart of epoch {e}\n" + "".join(line.format(300 * e + s) for s in (0, 100)) for e in (0, 1))
+    laid_out = [0, 100, 200, 200, 300, 400, 400, 500, 600]
+    assert [point.step for point in points_of(again)] == laid_out
+    first = Curves()
+    two, third = again[: again.index("\nStart of epoch 2")], again[again.index("\nStart of epoch 2") :]
+    first.feed(two.encode())
+    assert [point.step for point in Curves(counting=first.counting).feed(third.encode())] == laid_out[6:]
+    assert [point.step for point in points_of(through)] == [0, 100, 300, 400]
+
+
+def test_a_step_without_an_epoch_beside_it_counts_on_though_others_begin_again() -> None:
+    lines = "".join(
+        f"epoch {e} step {s} loss 0.5\n" + (f"step {20 * e + s} acc 0.5\n" if s == 20 else "")
+        for e in (0, 1, 2)
+        for s in (10, 20)
+    )
+    assert [step for step, _ in steps(points_of(lines), "acc")] == [20, 40, 60]
+
+
+def test_bars_of_bytes_count_no_steps() -> None:
+    for rate in ("4.10MB/s", "500kB/s", "?B/s", "1.2GiB/s"):
+        assert points_of(f"model.bin: 45%|████▌     | 4.50M/10.0M [00:01<00:01, {rate}]\nloss: 0.5\n") == [
+            Point("pairs", 0, {"loss": 0.5}, None)
+        ]
+
+
 def test_steps_that_begin_again_with_each_epoch_and_steps_that_do_not_are_told_apart() -> None:
     again = points_of("".join(f"epoch {e} step {s} loss 0.5\n" for e in (1, 2, 3) for s in (10, 20)))
     through = points_of("".join(f"epoch {e} step {20 * (e - 1) + s} loss 0.5\n" for e in (1, 2, 3) for s in (10, 20)))
@@ -603,6 +673,7 @@ PIECES = [
     "'", '"', ",", "it [00:10, 5.00it/s", "50/500 [00:10<01:30, 5it/s, ", "val ", "\x1b[1m", "\x1b", "12:30:05", "9" * 40,
     "accuracy", "\t", "eval", "train", "é", "\ufffd", "\x00", "- 5s ", "[==>] ", "batch", "np.float64(", ")", "epoch  train_loss  score\n", "  ", "lr", "'epoch': 1.5",
     "%|█| 5/50 [00:10<01:30, 5it/s]", "% ━━─ 5/50 1.5it/s 0.9s", "Test: [", "[1/2][3/4]", "valid_0's auc: ", "| INFO | a.b:c:", "train.py:",
+    "step: 7\n", "0,5", "5.00k/10.0k [00:10<00:10, 5it/s]", " (for 1 batch) at step 3: ",
 ]  # fmt: skip
 log_texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join).map(str.encode)
 
@@ -630,6 +701,7 @@ def test_any_bytes_in_any_cuts_give_the_same_points_within_bounds(data: bytes, c
 HOSTILE = [
     "1", "a", "1,", " ", "= ", "[1", "-", "%|", "{'a':", "1/", "{", "a b ", "e1", "\x1b[", "\x1b]", "'a': 1 ", "it [",
     "%||1/2 [", "%||1/2 []", "1it [1,]", "% ━", "% ━ 1/2 ", "1/2][", "val: [1/2] ", "a's ", "| A | a:", "a.py:",
+    " at step 1: ", " (a", "1,5,", "step: ", "1.5k/", "1.5kit [", "%||1.5k/2k [",
 ]  # fmt: skip
 
 
