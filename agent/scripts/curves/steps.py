@@ -6,12 +6,12 @@ seen; a line that is silent belongs to the newest step; where there never was on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .lines import Reading
-from .points import MAX_STEP, valid_step
+from .points import MAX_STEP, RULES, valid_step
 
 _MAX_COUNTED_NAMES = 500
 
@@ -24,17 +24,31 @@ class Counting(NamedTuple):
     longest: int = 0  # the largest batch seen, where nobody says how many there are
     restarts: bool | None = None  # whether `step` begins again with each epoch that stands beside it
     restarts_below: bool | None = None  # the same of an epoch that only a line above has named
+    counted: tuple[tuple[str, int], ...] = ()  # how many steps each rule has counted whose lines tell none
 
     @classmethod
     def from_json(cls, said: Any) -> Counting:
         """What a note says, where it is well formed; the rest is not known."""
         known = said if isinstance(said, dict) else {}
-        first, restarts = valid_step(known.get("first_epoch")), [known.get("restarts"), known.get("restarts_below")]
+        first = valid_step(known.get("first_epoch"))
         return cls(
             first if first in (0, 1) else None,
             valid_step(known.get("longest")) or 0,
-            *(each if isinstance(each, bool) else None for each in restarts),
+            _truth(known.get("restarts")),
+            _truth(known.get("restarts_below")),
+            tuple(_counted(known.get("counted"))),
         )
+
+
+def _truth(said: Any) -> bool | None:
+    return said if isinstance(said, bool) else None
+
+
+def _counted(said: Any) -> Iterator[tuple[str, int]]:
+    for each in said if isinstance(said, list) else ():
+        match each:
+            case [str(rule), int(count)] if rule in RULES and valid_step(count) is not None:
+                yield rule, count
 
 
 @dataclass(slots=True)
@@ -61,14 +75,17 @@ class Steps:
         self.is_told_by_bars = False
         self._fine: int | None = None
         self._fine_is_certain = True
-        self._first_epoch, self._longest, *restarts = counting or Counting()
-        self._beside, self._above = map(_Restarts, restarts)  # steps with the epoch beside them, and above
+        known = counting or Counting()
+        self._first_epoch, self._longest = known.first_epoch, known.longest
+        self._beside, self._above = _Restarts(known.restarts), _Restarts(known.restarts_below)  # where the epoch stands
         self._below: set[str] | None = None  # the names that came below a line of the newest step alone
-        self._counters: dict[str, tuple[int, set[str]]] = {}
+        # A script without steps cannot tell which lines it repeats, so its points go on behind those that are there.
+        self._counters: dict[str, tuple[int, set[str]]] = {rule: (count, set()) for rule, count in known.counted}
 
     @property
     def counting(self) -> Counting:
-        return Counting(self._first_epoch, self._longest, self._beside.again, self._above.again)
+        counted = tuple((rule, count + bool(seen)) for rule, (count, seen) in sorted(self._counters.items()))
+        return Counting(self._first_epoch, self._longest, self._beside.again, self._above.again, counted)
 
     def place(self, rule: str, reading: Reading) -> tuple[int, int | None]:
         """The step of a reading and the total it tells of, if any."""

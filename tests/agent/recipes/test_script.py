@@ -257,6 +257,13 @@ def test_epochs_counted_from_zero_are_counted_so_by_the_attempt_that_goes_on(job
     assert [step for step, _ in job.curve()] == [40, 50, 60, 70]
 
 
+def test_lines_without_a_step_go_on_being_counted_by_the_attempt_that_goes_on(own_job: Job) -> None:
+    own_job.write("train.py", "for n in range(5): print(f'loss: 0.{n + 1}')")
+    for steps in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9]):
+        assert own_job.run().outcome == "completed"
+        assert [step for step, _ in own_job.curve()] == steps
+
+
 def test_the_steps_that_the_command_line_asks_for_are_the_total_until_the_script_says_another(own_job: Job) -> None:
     own_job.write("train.py", """
         for step in range(1, 5):

@@ -574,6 +574,29 @@ def test_an_attempt_that_goes_on_knows_how_long_an_epoch_is_that_nobody_names(fo
     assert [point.step for point in second.feed("".join(text.splitlines(keepends=True)[4:]).encode())] == whole[4:]
 
 
+STEPLESS = ["{{'loss': {}, 'epoch': 0.5}}\n", "loss: {}\n", "train loss {}\nval loss 0.5\n"]
+
+
+@pytest.mark.parametrize("form", STEPLESS)
+def test_an_attempt_that_goes_on_counts_lines_without_a_step_from_where_the_one_before_ended(form: str) -> None:
+    """Else its points would take the place of those that are there."""
+    counting, found = Counting(), []
+    for count in (20, 0, 5, 1):  # of four attempts; one ends before it has printed anything
+        curves = Curves(counting=Counting.from_json(json.loads(json.dumps(counting._asdict()))))
+        points = [*curves.feed("".join(form.format(f"0.{n + 1}") for n in range(count)).encode()), *curves.close()]
+        found += [point.step for point in points if "val_loss" not in point.values]
+        counting = curves.counting
+    assert found == list(range(26))
+
+
+def test_a_note_of_an_older_agent_is_read_and_one_that_is_not_well_formed_counts_nothing() -> None:
+    assert Counting.from_json({"first_epoch": 1, "longest": 5, "restarts": None}) == Counting(1, 5)
+    counted = [["pairs", 3], ["none", 2], ["bars", -1], ["tables", "x"], ["pairs"], "pairs", [["a"], 1], None]
+    assert Counting.from_json({"counted": counted}) == Counting(counted=(("pairs", 3),))
+    for said in (None, 5, "pairs", {"pairs": 3}):
+        assert Counting.from_json({"counted": said}) == Counting()
+
+
 def test_a_rule_that_is_off_gives_no_points_but_its_steps_and_is_still_listed() -> None:
     text = " 10%|█     | 50/500 [00:10<01:30, 5.00it/s, loss=0.5]\nacc: 0.9\n"
     assert points_of(text, off=("bars",)) == [Point("pairs", 50, {"acc": 0.9}, 500)]
