@@ -4,6 +4,7 @@ to stop is passed on. The script knows nothing of it."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import selectors
@@ -27,11 +28,12 @@ from .setup import Setup, note_counting
 LOOK_SECONDS = 1.0
 FILES_SECONDS = 2.0
 FACTS_SECONDS = 5.0
+NAMES_EACH_TIME = 50  # where there are more, they are told less often
 AFTER_END_SECONDS = 5.0
 _PIECE = 65_536
 _NOT_PRINTED = ("helper", "tensorboard")
 _COUNTS_STEPS = ("helper", "trainer", "iterations")  # and not epochs, or lines
-_MOST_NAMES = 50
+_MOST_RULES = 30_000  # bytes of JSON; a record holds 32 KiB
 _TAIL_BYTES = 4096
 _ERROR = re.compile(rb"^\w[\w.]*(?:Error|Exception|gaierror|OfflineModeIsEnabled)\b", re.MULTILINE)
 _MISSING = re.compile(rb"ModuleNotFoundError: No module named '([\w.]{1,80})'")
@@ -83,6 +85,7 @@ class Follower:
         self._step, self._total = 0, 0
         self._promised = steps_in(setup.line(None)) or 0
         self._rules: list[dict[str, Any]] = []
+        self._told_names = 0
         self._others: dict[str, dict[str, Any]] = {}
         self._checkpoint: tuple[str, float] | None = None
         self._notes: list[str] = []
@@ -202,7 +205,8 @@ class Follower:
         rule = self._others.setdefault(
             point.rule, {"rule": point.rule, "label": RULES[point.rule], "example": "", "names": [], "points": 0}
         )
-        rule["names"] = sorted({*rule["names"], *point.values})[:_MOST_NAMES]
+        new = point.values.keys() - rule["names"]
+        rule["names"] = sorted([*rule["names"], *new]) if new else rule["names"]
         rule["points"] += 1
 
     def _pass_on_a_stop(self) -> None:
@@ -235,7 +239,7 @@ class Follower:
         self._notice_checkpoint()
         self._say(self._samples.notes, self._event_files.notes, self._notes)
         self._keep_counting()
-        if last or now - self._facts_at >= FACTS_SECONDS:
+        if last or now - self._facts_at >= FACTS_SECONDS * max(1, self._told_names / NAMES_EACH_TIME):
             self._facts_at = now
             self._tell_rules()
 
@@ -267,7 +271,18 @@ class Follower:
         rules = [*self._curves.rules(), *self._others.values()]
         if rules != self._rules:
             self._rules = [dict(rule) for rule in rules]
-            self._assignment.report("facts", curves=self._rules)
+            self._told_names = sum(len(rule["names"]) for rule in rules)
+            self._assignment.report("facts", curves=_in_a_record(self._rules))
+
+
+def _in_a_record(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rules with as many names each as a record holds."""
+    told = rules
+    for most in (500, 250, 100, 50):
+        told = [rule | {"names": rule["names"][:most]} for rule in rules]
+        if len(json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")) <= _MOST_RULES:
+            break
+    return told
 
 
 def open_events(path: Path) -> int:

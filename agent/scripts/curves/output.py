@@ -18,7 +18,6 @@ from .units import SampleCounts
 
 LONGEST_LINE = 4096  # bytes; longer ones are data, not reports
 MAX_NAMES = 500  # of one script; further ones are left out
-_SHOWN_NAMES = 50
 _SHOWN_LINE = 160
 _LONGEST_HEADING = 120  # a line that names an epoch and holds nothing else
 
@@ -101,14 +100,14 @@ class Curves:
         return points
 
     def rules(self) -> list[dict[str, object]]:
-        """The rules seen so far, in the order of RULES: rule, label, example, names (sorted, 50 at most), points; and
+        """The rules seen so far, in the order of RULES: rule, label, example, names (sorted), points; and
         `unit` where the steps are certainly something else than steps: samples."""
         return [
             {
                 "rule": rule,
                 "label": RULES[rule],
                 "example": self._rules[rule].example,
-                "names": sorted(self._rules[rule].names)[:_SHOWN_NAMES],
+                "names": sorted(self._rules[rule].names),
                 "points": self._rules[rule].points,
             }
             | ({"unit": "samples"} if rule == "epochs" and self._samples.is_certain else {})

@@ -500,6 +500,20 @@ def test_what_the_helper_gives_is_read_nowhere_else(job: Job) -> None:
     assert {rule["rule"]: rule["names"] for rule in job.facts()["curves"]} == {"helper": ["loss"], "bars": ["acc"]}
 
 
+@pytest.mark.parametrize(("name", "told"), [("loss/{}", 500), ("loss/{}" + 52 * "x", 250)])
+def test_the_names_of_all_curves_are_told_as_far_as_a_record_holds_them(own_job: Job, name: str, told: int) -> None:
+    """One that was not told could not be hidden with its rule."""
+    own_job.write("train.py", f"""
+        from trainyard import log
+        for start in range(0, 500, 25):
+            log({{{name!r}.format(n): 0.5 for n in range(start, start + 25)}}, step=1)
+    """)  # fmt: skip
+    assert own_job.run().outcome == "completed"
+    (rule,) = own_job.facts()["curves"]
+    assert rule["names"] == sorted(name.format(n) for n in range(500))[:told]
+    assert {name for item in own_job.items("metrics") for name in item["values"]} >= set(rule["names"])
+
+
 def test_what_the_helper_gives_is_not_read_from_event_files_either(own_job: Job) -> None:
     events = file_of(*(event(step, scalar("loss", 0.5), scalar("lr", 0.25)) for step in (1, 2)))
     own_job.write("train.py", f"""
