@@ -11,7 +11,7 @@ import base64
 import json
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LEAST_LENGTH = 8
@@ -48,7 +48,9 @@ class SecretMasker:
     """Replaces secrets in text that arrives in pieces, also where one begins in one piece and ends in the next."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets for line in _lines(secret) for form in _forms(line)}
+        self._take({form for secret in secrets for line in _lines(secret) for form in _forms(line)})
+
+    def _take(self, forms: set[str]) -> None:
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile("|".join(map(re.escape, self._forms))) if forms else None
         self._held = ""
@@ -56,6 +58,13 @@ class SecretMasker:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *more: str) -> SecretMasker:
         return cls([*secrets_in(environment), *(value for value in more if len(value) >= LEAST_LENGTH)])
+
+    def spelled(self, write: Callable[[str], str]) -> SecretMasker:
+        """A masker that finds the secrets also as `write` writes them down."""
+        other = SecretMasker(())
+        written = {write(form) for form in self._forms}
+        other._take({*self._forms, *(form for form in written if len(form) >= LEAST_LENGTH)})
+        return other
 
     def feed(self, text: str) -> str:
         """What may be shown of everything fed so far; a possible beginning of a secret is held back."""
@@ -80,6 +89,12 @@ class SecretMasker:
         if isinstance(value, dict):
             return {key: self.mask(part) for key, part in value.items()}
         return value
+
+    def mask_cut(self, text: str, most: int) -> str:
+        """A text with its secrets replaced, also one that it ends in the middle of because it was cut at `most` characters."""
+        shown: str = self.mask(text)
+        begun = self._possible_beginning(shown) if len(text) >= most else 0
+        return shown[: len(shown) - begun] + MASK if begun >= LEAST_LENGTH else shown
 
     def _possible_beginning(self, text: str) -> int:
         """The length of the longest end of `text` with which a secret begins."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
 from typing import Any
 
 from ..masking import SecretMasker
 from ..protocol import JobSpec
+from ..scripts.curves.points import normalised
 from ..settings import Timings
 from ..spool import Item, Spool
-from .output import LogText, MetricColumns, ReportLines, fitting, in_pieces
+from .output import MAX_NAME, LogText, MetricColumns, ReportLines, fitting, in_pieces
 
 GATHERED_CHARACTERS = 8_192
 # What a row of the member's data could show up in. With local data it stays on the machine.
 _SHOWS_ROWS = ("example", "examples", "preview", "sample", "samples")
+_OF_A_RULE = ("rule", "label", "unit")  # words of ours
 
 
 class Recorder:
@@ -26,6 +30,10 @@ class Recorder:
         # What a member's own script prints and shows is theirs to show.
         self.is_private = spec.data.get("kind") == "local" and spec.recipe != "script"
         self._masker = masker
+        # What a script is given may be a word of ours, as in WANDB_PROJECT=training: ours need not be masked for it.
+        self._of_our_words = SecretMasker.from_environment(os.environ, spec.token)
+        spelled = masker.spelled(normalised)
+        self._name = functools.lru_cache(maxsize=2048)(lambda name: spelled.mask_cut(name, MAX_NAME))
         self._timings = timings
         self._log = LogText(masker)
         self._metrics = MetricColumns()
@@ -49,7 +57,10 @@ class Recorder:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Spool one event now."""
-        self.spool.append("event", fitting(self._masker.mask({"kind": kind, **fields})))
+        masked = (self._of_our_words if kind == "stage" else self._masker).mask(fields)
+        if "curves" in fields:
+            masked["curves"] = self._rules(fields["curves"])
+        self.spool.append("event", fitting({"kind": kind, **masked}))
 
     def progress(self, stage: str, message: str) -> None:
         """Say how far a stage is: at most once a second, and only what is new. Any thread may call it."""
@@ -84,11 +95,11 @@ class Recorder:
     def _take_in(self, report: Item) -> None:
         kind = report["kind"]
         if kind == "end":
-            self.end = self._masker.mask(report)
+            self.end = {**self._masker.mask(report), "kind": kind, "outcome": report.get("outcome")}
         elif kind == "metrics":
             step, values = report.get("step"), report.get("values")
             if isinstance(step, int) and 0 <= step < 2**31 and isinstance(values, dict):
-                self._metrics.add(step, values)
+                self._metrics.add(step, {self._name(name): value for name, value in values.items()})
         elif kind == "sample" and not self.is_private:
             whole = self._masker.mask({name: value for name, value in report.items() if name != "kind"})
             for piece in in_pieces(whole):
@@ -97,6 +108,16 @@ class Recorder:
             # What came before on the other stream is spooled first, so a checkpoint is never ahead of its steps.
             self._spool_metrics()
             self.event(kind, **self._without_rows(report))
+
+    def _rules(self, told: Any) -> list[Item]:
+        """How curves were read, masked but for what we call the rules."""
+        return [self._rule(rule) for rule in told if isinstance(rule, dict)] if isinstance(told, list) else []
+
+    def _rule(self, told: Item) -> Item:
+        ours = self._of_our_words.mask({name: told[name] for name in _OF_A_RULE if name in told})
+        given = told.get("names")
+        names = {self._name(name) for name in given if isinstance(name, str)} if isinstance(given, list) else ()
+        return {**self._masker.mask(told), **ours, "names": sorted(names)}
 
     def _without_rows(self, report: Item) -> Item:
         hidden = ("kind", *_SHOWS_ROWS) if self.is_private else ("kind",)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.masking import MASK, SecretMasker, secrets_in
+from agent.scripts.curves.points import normalised
 from agent.words import beginning
 
 TOKEN = "hf_AbCdEf0123456789/+x"
@@ -103,6 +104,25 @@ def test_texts_inside_events_are_masked() -> None:
     masker = SecretMasker([TOKEN])
     event = {"kind": "stage", "message": f"using {TOKEN}", "list": [{"deep": TOKEN}], "step": 3}
     assert masker.mask(event) == {"kind": "stage", "message": f"using {MASK}", "list": [{"deep": MASK}], "step": 3}
+
+
+SPELLED = ["x {} y", "{}", "loss/{}", "loss_{}_mean", "a" * 30 + " {}", "{} loss " + "b" * 60]
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_secret_in_the_name_of_a_metric_is_replaced_though_names_are_written_small_and_cut(name: str) -> None:
+    """`normalised` writes names: in lower case, without some signs, the first 60 characters."""
+    for secret in (TOKEN, f"{TOKEN}-{TOKEN}-{TOKEN}", "Sesam öffne dich!", "dG9rZW4vdG9rZW4=+x"):
+        names = SecretMasker([secret]).spelled(normalised)
+        shown = names.mask_cut(normalised(name.format(secret)), 60)
+        assert MASK in shown
+        assert normalised(secret)[:8] not in shown
+
+
+def test_names_without_secrets_pass_unchanged() -> None:
+    names = SecretMasker([TOKEN]).spelled(normalised)
+    for name in ("loss", "train/loss", "x" * 60, "hf_a", "y" * 56 + "hf_a"):
+        assert names.mask_cut(name, 60) == name
 
 
 def test_a_whole_line_is_never_held_back() -> None:

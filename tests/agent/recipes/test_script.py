@@ -710,6 +710,51 @@ def test_a_script_gets_the_variables_its_owner_allows_and_no_others_and_they_are
     assert own_job.log().startswith("True False\n*** ***\n")
 
 
+def test_a_secret_that_is_printed_as_the_name_of_a_metric_leaves_the_machine_nowhere(
+    own_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_AllowedAndSecret"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    own_job.environment["HF_TOKEN"] = secret
+    own_job.allowed = ("HF_TOKEN",)
+    own_job.write("train.py", """
+        import os
+        from trainyard import log
+        print(f"step 1: loss 0.5, {os.environ['HF_TOKEN']}: 0.5")
+        log({os.environ["HF_TOKEN"]: 1.0, "x" * 45 + os.environ["HF_TOKEN"]: 2.0}, step=1)
+    """)  # fmt: skip
+    assert own_job.run().outcome == "completed"
+    told = json.dumps([own_job.items(stream) for stream in ("event", "metrics", "log", "samples")]).lower()
+    assert secret.lower()[:10] not in told
+    assert own_job.curve("***") and own_job.curve("x" * 45 + "***") == [(1, 2.0)]
+    assert {name for rule in own_job.facts()["curves"] for name in rule["names"]} == {
+        "loss", "***", "x" * 45 + "***"
+    }  # fmt: skip
+
+
+def test_the_value_of_a_variable_is_masked_in_what_the_script_says_and_not_in_the_words_of_the_yard(
+    own_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WANDB_PROJECT": "Training", "WANDB_ENTITY": "iterations", "WANDB_NAME": "checkpoint"}.items():
+        monkeypatch.setenv(name, value)
+        own_job.environment[name] = value
+    own_job.allowed = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME")
+    own_job.write("train.py", """
+        import os
+        print("Training iterations: checkpoint")
+        print("step 1/2: loss 0.5, iterations 3")
+        os.makedirs("checkpoints/1")
+        open("checkpoints/1/model", "w").close()
+    """)  # fmt: skip
+    assert own_job.run().outcome == "completed"
+    assert own_job.log().startswith("*** ***: ***\n")
+    messages = [item["message"] for item in own_job.items("event") if item["kind"] == "stage"]
+    assert "Training." in messages and not any("***" in message for message in messages)
+    (rule,) = own_job.facts()["curves"]
+    assert (rule["rule"], rule["example"]) == ("iterations", "step 1/2: loss 0.5, *** 3")
+    assert any(item["kind"] == "checkpoint" for item in own_job.items("event"))
+
+
 def test_a_variable_that_is_not_allowed_is_asked_for_in_vain(own_job: Job) -> None:
     own_job.environment |= {"OTHER_TOKEN": "other_secret_value"}
     own_job.write("train.py", "print('never')")
