@@ -140,7 +140,7 @@ def _start_as_own(assignment: Assignment, setup: Setup, tools: Path, stdout: int
     checkpoint = setup.checkpoint and str(setup.folder.path / setup.checkpoint)
     line = setup.line(checkpoint)
     assignment.report("facts", **describe(setup, line, str(python), None, sorted(set(given) & set(terms.environment))))
-    given |= environment.for_the_script(str(tools), checkpoint)
+    given |= environment.for_the_script(str(tools), checkpoint, given.get("PYTHONPATH", ""))
     return OwnProcess([str(python), *line], setup.folder.path, given, stdout)
 
 

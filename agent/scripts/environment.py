@@ -7,7 +7,9 @@ set here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from ..masking import names_a_secret
 from ..settings import JOB_MARK
@@ -15,6 +17,7 @@ from ..settings import JOB_MARK
 EVENTS = "TRAINYARD_EVENTS"
 CHECKPOINT = "TRAINYARD_CHECKPOINT"
 
+_AGENTS_FOLDER = str(Path(__file__).resolve().parent.parent.parent)  # `program` puts it into PYTHONPATH
 _PLAIN = {
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "TERM",
     "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCH_HOME", "HF_HOME",
@@ -52,11 +55,15 @@ def in_sandbox(own: Mapping[str, str]) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **kept}
 
 
-def for_the_script(tools: str, checkpoint: str | None) -> dict[str, str]:
-    """What tells a script where it is: output without delay, the helper `trainyard`, and what it goes on from."""
+def for_the_script(tools: str, checkpoint: str | None, own_path: str = "") -> dict[str, str]:
+    """What tells a script where it is: output without delay, the helper `trainyard`, and what it goes on from.
+
+    `own_path` is a PYTHONPATH that the member gives it. The helper's folder holds nothing else, so it stands in front.
+    """
     # Threads of PyTorch spin while they wait for each other; beside other work on few cores that was seen to make a step
     # take forty times as long (see recipes.load).
-    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": tools, EVENTS: f"{tools}/events"}
+    path = [tools, *(each for each in own_path.split(os.pathsep) if each and each != _AGENTS_FOLDER)]
+    given = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path), EVENTS: f"{tools}/events"}
     given |= {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "passive"}
     return given if checkpoint is None else {**given, CHECKPOINT: checkpoint}
 

@@ -755,6 +755,26 @@ def test_the_value_of_a_variable_is_masked_in_what_the_script_says_and_not_in_th
     assert any(item["kind"] == "checkpoint" for item in own_job.items("event"))
 
 
+def test_a_script_in_a_folder_of_its_own_finds_the_projects_modules_by_the_path_of_its_owner(own_job: Job) -> None:
+    """Such a project is started as `PYTHONPATH=. python scripts/train.py`."""
+    own_job.environment["PYTHONPATH"] = "."
+    own_job.write("mine/losses.py", "value = 0.5")
+    own_job.write("trainyard.py", "raise ImportError('not the helper')")
+    own_job.write("scripts/train.py", """
+        import sys
+        from trainyard import log
+        from mine.losses import value
+        log(loss=value, step=1)
+        print(any(path == sys.argv[1] for path in sys.path))
+    """)  # fmt: skip
+    settings = {"entry": "scripts/train.py", "arguments": [str(ROOT)]}
+    assert own_job.run(**settings).outcome == "failed"  # it was not passed
+    own_job.allowed = ("PYTHONPATH",)
+    assert own_job.run(**settings).outcome == "completed"
+    assert own_job.curve() == [(1, 0.5)]
+    assert own_job.log().startswith("False\n")  # the agent's own folder is in no path of the script
+
+
 def test_a_variable_that_is_not_allowed_is_asked_for_in_vain(own_job: Job) -> None:
     own_job.environment |= {"OTHER_TOKEN": "other_secret_value"}
     own_job.write("train.py", "print('never')")

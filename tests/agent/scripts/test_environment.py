@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from agent.scripts.environment import on_own_machine
+import agent
+from agent.scripts.environment import for_the_script, on_own_machine
 
 OWN = {
     "PATH": "/usr/bin",
@@ -35,3 +39,14 @@ def test_what_any_program_needs_is_given_and_nothing_that_loads_code() -> None:
         "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_CACHE_PATH",
         "NVIDIA_DRIVER_CAPABILITIES", "XDG_CACHE_HOME",
     }  # fmt: skip
+
+
+def test_a_path_of_the_members_own_stands_behind_the_helper_and_without_the_agents() -> None:
+    agents = str(Path(agent.__file__).parent.parent)
+    own = {"PYTHONPATH": os.pathsep.join([agents, agents, ".", "/home/me/lib"])}
+    given = on_own_machine(own, ("PYTHONPATH",), None)
+    assert for_the_script("/tools", None, given["PYTHONPATH"])["PYTHONPATH"] == os.pathsep.join(
+        ["/tools", ".", "/home/me/lib"]
+    )
+    assert "PYTHONPATH" not in on_own_machine(own, (), None)
+    assert for_the_script("/tools", None)["PYTHONPATH"] == "/tools"
