@@ -73,6 +73,7 @@ class FakeServer:
         self.most_flying = {"bytes": 0, "records": 0}
         self.window = {"window_bytes": 1 << 20, "window_records": 2000}
         self.heartbeat_seconds = 0.5
+        self.chunk_bytes = 1000  # the largest piece of an upload
         self.abandoned: set[Held] = set()
         self.orders: dict[Held, str] = {}
         # misbehaviour
@@ -455,7 +456,7 @@ class _Http:
             given = json.loads(body)
             name = f"up{len(self.server.uploads) + 1}"
             self.server.uploads[name] = {**given, "data": bytearray(), "complete": False}
-            self._answer(201, {"id": name, "offset": 0, "chunk_bytes": 1000})
+            self._answer(201, {"id": name, "offset": 0, "chunk_bytes": self.server.chunk_bytes})
         elif self.path.startswith("/api/uploads/"):
             self._upload(body, trouble)
         elif self.path.endswith("/artifacts"):

@@ -15,7 +15,7 @@ from agent.protocol import JobSpec
 from agent.runner import Withdrawn
 from agent.scripts.terms import Terms
 from agent.settings import Timings
-from agent.transfers import retries
+from agent.transfers import retries, uploads
 from agent.transfers.depot import ServerDepot, safe_name
 from agent.transfers.downloads import download
 from agent.transfers.retries import persistently
@@ -23,6 +23,7 @@ from agent.transfers.server import Refused, Server, Trouble
 from agent.transfers.uploads import upload
 from agent.workspace import Task
 from tests.agent.fake_server import FakeServer
+from tests.proxy import TcpProxy, Wire
 
 CONTENT = bytes(range(256)) * 40
 
@@ -109,6 +110,31 @@ def test_an_upload_arrives_whole_whatever_happens_on_the_way(
     name = upload(server, file, "model.safetensors", quiet)
     assert site.uploads[name]["complete"]
     assert bytes(site.uploads[name]["data"]) == CONTENT
+
+
+def test_a_slow_line_gets_pieces_that_it_carries_within_the_time_of_a_request(
+    site: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "QUICK_SECONDS", 0.2)
+    monkeypatch.setattr(uploads, "SLOW_SECONDS", 0.8)
+    site.chunk_bytes = 1 << 20
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(CONTENT * 30)
+    said: list[str] = []
+    with TcpProxy(site.port) as line:
+        line.wire = Wire(rate=100_000)
+        name = upload(Server(f"http://127.0.0.1:{line.port}", "tj_1_1_token", seconds=3.0), file, "m", said.append)
+    assert bytes(site.uploads[name]["data"]) == CONTENT * 30 and site.uploads[name]["complete"]
+    assert not any("Waiting" in message for message in said), said
+
+
+def test_a_fast_line_gets_larger_and_larger_pieces(site: FakeServer, server: Server, tmp_path: Path) -> None:
+    site.chunk_bytes = 1 << 20
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(CONTENT * 500)
+    name = upload(server, file, "model.safetensors", quiet)
+    assert bytes(site.uploads[name]["data"]) == CONTENT * 500
+    assert sum(request.startswith("PATCH") for request in site.requests) <= 9  # 64 KiB, 128 KiB, ... 1 MiB
 
 
 def test_an_upload_that_was_damaged_on_the_way_is_sent_again(site: FakeServer, server: Server, tmp_path: Path) -> None:

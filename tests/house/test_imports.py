@@ -43,7 +43,7 @@ FLOORS = [
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 AGENT_FOR_SERVER = {
     "agent.protocol", "agent.artifact_names", "agent.recipes", "agent.formats", "agent.build", "agent.scripts.manifest",
-    "agent.scripts.archive",
+    "agent.scripts.archive", "agent.__version__",
 }  # fmt: skip
 
 
