@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import tracemalloc
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_names_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     tracemalloc.start()
     for look in range(5):
         assert taken(samples, last=False) == []
+        gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
         for name in names:
             (tmp_path / f"{name}{look or ''}").rename(tmp_path / f"{name}{look + 1}")
