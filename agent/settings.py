@@ -7,13 +7,14 @@ tests: a JSON object that shortens waits, by the names of `Timings`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 
 API_KEY = "TRAINYARD_API_KEY"
 SERVER_URL = "TRAINYARD_SERVER_URL"
 TIMINGS = "TRAINYARD_TIMINGS"
 JOB_MARK = "TRAINYARD_JOB_MARK"
+HUB_TOKEN = "HF_TOKEN"  # noqa: S105 - its name
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,10 @@ class Timings:
 def without_key(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for supervisors and training: the agent's key is not in it."""
     return {name: value for name, value in environment.items() if name != API_KEY}
+
+
+def for_training(environment: Mapping[str, str], allowed: Collection[str]) -> dict[str, str]:
+    """The environment of a training that a server has ordered. Which model is fetched the server says, and gets it back
+    trained: so the member's token for the Hugging Face Hub opens none, unless they allowed HF_TOKEN."""
+    given = without_key(environment)
+    return given if HUB_TOKEN in allowed else {**given, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}

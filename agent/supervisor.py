@@ -56,7 +56,7 @@ def supervise(path: Path) -> int:
             attempt.job_folder,
             spool,
             ServerDepot(task),
-            NotedChild(attempt, settings.without_key(os.environ)),
+            NotedChild(attempt, settings.for_training(os.environ, task.terms.environment)),
             lambda: attempt.order() or asked_to_end.order,
             timings=timings,
             terms=task.terms.as_dict(),

@@ -131,13 +131,15 @@ def _refusal(model_id: str, failure: BaseException, patience: float) -> JobFaile
         return JobFailed(
             "base_model",
             f"{model_id} is only given out after its licence was accepted.",
-            f"Accept it at {page}, then set HF_TOKEN to a token of that account on the machine that trains.",
+            f"Accept it at {page}, then set HF_TOKEN to a token of that account where the agent is started, and add "
+            "--pass-env HF_TOKEN.",
         )
     if isinstance(failure, RepositoryNotFoundError | DisabledRepoError):
         return JobFailed(
             "base_model",
             f"The hub has no model {model_id} that this machine may read.",
-            f"Check the spelling at {page}. For a private model set HF_TOKEN on the machine that trains.",
+            f"Check the spelling at {page}. For a private model set HF_TOKEN where the agent is started, and add "
+            "--pass-env HF_TOKEN.",
         )
     if isinstance(failure, OfflineModeIsEnabled):
         return JobFailed(

@@ -241,6 +241,17 @@ class TestDoors:
         bob = client.post("/login", json={"email": "bob@example.com", "password": PASSWORD})
         assert bob.status_code == 200
 
+    def test_many_accounts_are_not_guessed_at_from_one_address(self, sqlite_app: Flask, client: FlaskClient) -> None:
+        most = int(limits.LOG_IN_BY_ADDRESS.partition(" ")[0])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(accounts, "hasher", Hasty())
+            answers = [
+                client.post("/login", json={"email": f"{number}@example.com", "password": "wrong"})
+                for number in range(most + 5)
+            ]
+        assert [answer.status_code for answer in answers] == [401] * most + [429] * 5
+        assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
+
     def test_who_logs_in_often_and_rightly_is_no_guesser(self, sqlite_app: Flask, client: FlaskClient) -> None:
         for _ in range(3):
             assert client.post("/login", json={"email": "alice@example.com", "password": PASSWORD}).status_code == 200

@@ -439,6 +439,13 @@ class TestContents:
         assert made.status_code == 201, made.text[:500]
         assert (made.get_json()["rows"], made.get_json()["bad_rows"][0]["line"]) == (5, 4)
 
+    def test_a_cell_of_100_megabytes_is_one_bad_row(self, sqlite_app: Flask, browser: FlaskClient) -> None:
+        on_plan(member("alice"), "basic")
+        rows = [b"prompt,completion", b"one,1", b"a" * 100_000_000 + b",2", b"three,3"]
+        made = post_file(browser, b"\n".join(rows) + b"\n", "rows.csv")
+        assert made.status_code == 201, made.text[:500]
+        assert (made.get_json()["rows"], made.get_json()["bad_rows"][0]["line"]) == (2, 3)
+
     @pytest.mark.parametrize("name", ["model.pt", "model.bin", "weights.pkl", "rows.jsonl", "rows.csv"])
     def test_a_pickle_is_never_loaded(self, sqlite_app: Flask, browser: FlaskClient, tmp_path: Path, name: str) -> None:
         mark = tmp_path / "it-ran"

@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,19 @@ class TestSizes:
         struct.pack_into("<HH", claims, len(claims) - 14, 1, 1)  # an end that claims one entry
         archive.write_bytes(claims)
         assert refusal(archive, target, Bounds(entries=49)).kind in ("size", "content")
+
+    def test_a_million_entries_are_refused_without_reading_them(self, tmp_path: Path, target: Path) -> None:
+        one = pack(tmp_path / "one.zip", {"a": b""}).read_bytes()
+        start, end = one.index(b"PK\x01\x02"), one.index(b"PK\x05\x06")
+        entries = one[start:end] * 1_000_000
+        last = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(entries), start, 0)
+        archive = tmp_path / "a.zip"
+        archive.write_bytes(one[:start] + entries + last)
+        tracemalloc.start()
+        refused = refusal(archive, target)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert refused.kind in ("size", "content") and most < 10 * MIB, refused.message
 
     def test_a_header_that_claims_less_than_comes_out(self, tmp_path: Path, target: Path) -> None:
         archive = pack(tmp_path / "a.zip", {"a": b"x" * 100_000})

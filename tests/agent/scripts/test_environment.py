@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import agent
 from agent.scripts.environment import for_the_script, on_own_machine
+from agent.settings import for_training
 
 OWN = {
     "PATH": "/usr/bin",
@@ -50,3 +53,11 @@ def test_a_path_of_the_members_own_stands_behind_the_helper_and_without_the_agen
     )
     assert "PYTHONPATH" not in on_own_machine(own, (), None)
     assert for_the_script("/tools", None)["PYTHONPATH"] == "/tools"
+
+
+@pytest.mark.parametrize(("allowed", "sent"), [((), ""), (("HF_TOKEN",), "hf_secret")])
+def test_the_hub_is_shown_the_members_token_only_where_it_is_allowed(allowed: tuple[str, ...], sent: str) -> None:
+    look = "from huggingface_hub.utils import build_hf_headers; print(build_hf_headers().get('authorization', '')[7:])"
+    given = for_training({**os.environ, "HF_TOKEN": "hf_secret", "TRAINYARD_API_KEY": "ty_secret"}, allowed)
+    seen = subprocess.run([sys.executable, "-c", look], env=given, capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == sent and "TRAINYARD_API_KEY" not in given
