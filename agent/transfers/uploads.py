@@ -14,7 +14,7 @@ from .server import Refused, Server, Trouble
 
 CHUNK, MOST_CHUNK = 8 << 20, 64 << 20  # bytes; each is held in memory
 FIRST_PIECE, LEAST_PIECE = 64 << 10, 16 << 10
-QUICK_SECONDS, SLOW_SECONDS = 2.0, 8.0  # a piece that takes less, or more, is followed by a larger, or smaller, one
+QUICK_SECONDS, SLOW_SECONDS = 2.0, 12.0  # a piece that takes less, or more, is followed by a larger, or smaller, one
 
 
 def upload(server: Server, file: Path, name: str, say: Say) -> str:
