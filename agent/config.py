@@ -29,7 +29,7 @@ def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argpar
     """`typed` with everything that was not typed filled in from the other places. Raises Usage.
 
     `switched_off` names the switches that were typed with a `no`: the file may say otherwise. `given` names what was typed
-    or stood in the environment.
+    or stood in the environment, and the address inside this file where the configuration file has none.
     """
     try:
         given = _file(typed)
@@ -44,7 +44,9 @@ def settled(typed: argparse.Namespace, environment: Mapping[str, str]) -> argpar
     said = {name: getattr(typed, name, None) for name in _defaults()}
     said |= {name: value for name, value in from_environment.items() if value and said[name] is None}
     said = {name: value for name, value in said.items() if value is not None}
-    whole = argparse.Namespace(**vars(typed) | _defaults() | given | said, given=set(said))
+    whole = argparse.Namespace(
+        **vars(typed) | _defaults() | given | said, given={*said, *({"server_url"} - set(given))}
+    )
     whole.switched_off = [name for name in ("allow_scripts", "insecure") if getattr(typed, name, None) is False]
     whole.home = Path(whole.home).expanduser().resolve()
     return whole

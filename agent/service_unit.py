@@ -27,7 +27,7 @@ def arguments(options: argparse.Namespace) -> list[str]:
     if options.config:
         typed += ["--config", _whole(options.config)]
     for name in ("server_url", "home", "name", "max_jobs"):
-        if name in said:
+        if getattr(said, name, None) is not None:
             typed += [_option(name), str(getattr(said, name))]
     typed += [word for root in getattr(said, "root", []) for word in ("--root", _whole(root))]
     for name in ("hours", "pass_env"):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from .. import __version__, protocol
 from ..concurrency import first_of
@@ -69,7 +70,10 @@ class Session:
         except TimeoutError:
             raise Break(f"the server did not answer the greeting within {self.timings.greeting:.0f} s") from None
         self.tell("connected", "Connected.")
-        await first_of(self._receive(), self._pump(), self._beat())
+        try:
+            await first_of(self._receive(), self._pump(), self._beat())
+        except ConnectionClosed:
+            await self._hear_the_rest()
 
     async def _send(self, type_: str, **fields: Any) -> None:
         await self.socket.send(protocol.encode(type_, **fields))
@@ -129,6 +133,14 @@ class Session:
             handler = self._handlers.get(message["type"])
             if handler is not None:
                 await handler(message)
+
+    async def _hear_the_rest(self) -> None:
+        """Who was sending may notice first that the connection is closed; what the server said before, above all for how long
+        to stay away, waits to be read. Ends with Break or ConnectionClosed."""
+        while True:
+            message = await self._next()
+            if message["type"] in ("ack", "bye"):
+                await self._handlers[message["type"]](message)
 
     async def _beat(self) -> None:
         while True:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosedError
 
 from agent import protocol
 from agent.connection import Connection
 from agent.connection.jobs import Reply
+from agent.connection.session import Break, Session
 from agent.connection.window import Window
 from agent.errors import Fatal
 from agent.protocol import JobSpec, Message, ProtocolError, encode
@@ -372,6 +374,37 @@ async def test_what_the_server_abandons_in_its_welcome_is_given_up(site: FakeSer
     answers = Answers(one)
     async with Line(site, answers) as line:
         await line.until(lambda: answers.abandoned == [(1, 1)])
+
+
+class Closing:
+    """A socket that the server has closed behind its last words: they can be read, and nothing can be sent any more."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = list(words)
+        self._sent = 0
+
+    async def send(self, _text: str) -> None:
+        self._sent += 1
+        if self._sent > 1:  # the hello went through
+            raise ConnectionClosedError(None, None)
+
+    async def recv(self) -> str:
+        if self._sent == 1 and len(self._words) < 3:  # behind the welcome nothing comes until somebody sends
+            await asyncio.Event().wait()
+        if not self._words:
+            raise ConnectionClosedError(None, None)
+        return self._words.pop(0)
+
+
+@played
+async def test_whoever_was_sending_when_the_server_ended_still_stays_away_for_as_long_as_it_said(one: OneJob) -> None:
+    welcome = encode("welcome", protocol=1, heartbeat_seconds=15.0, window_bytes=1 << 20, window_records=2000,
+                     server_time="2026-11-28T00:00:00Z", jobs=[])  # fmt: skip
+    socket = Closing(welcome, encode("ping", n=1), encode("bye", reason="restart", retry_after=7.5))
+    one.spool.append("log", {"text": "a line\n"})
+    with pytest.raises(Break) as parting:
+        await Session(socket, Answers(one), TIMINGS, lambda *_: None).run()  # type: ignore[arg-type]
+    assert parting.value.pause == 7.5
 
 
 @played

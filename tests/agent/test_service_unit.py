@@ -45,6 +45,7 @@ def test_what_the_file_says_is_read_again_at_every_start(tmp_path: Path, monkeyp
     file = tmp_path / ".trainyard" / "agent.toml"
     file.parent.mkdir()
     file.write_text('name = "desk"\nroot = ["/data", "/models"]\nmax_jobs = 3\nallow_scripts = true\n')
+    file.write_text(f'server_url = "ws://localhost:5000"\n{file.read_text()}')
     unit = service_unit.arguments(settled(parser().parse_args(["service", "--hours", "20:00-08:00"]), {}))
     file.write_text('server_url = "wss://example.com"\nroot = ["/data"]\nmax_jobs = 2\n')
     again = settled(parser().parse_args(["connect", *unit]), {})
