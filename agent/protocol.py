@@ -4,6 +4,7 @@ Delivery is at least once and storing is exactly once. Each record of a job is n
 (`log`, `metrics`, `event`, `samples`) when it enters the spool; the server stores (job, attempt, stream, number) once,
 commits, and acknowledges cumulatively. An attempt is the fencing token: whatever carries an old one is refused with
 `stale_attempt`.
+A message of an unknown type is an error, unless its sender has marked it with `may_ignore: true`: then it is passed over.
 An order (`job_offer`, `job_stop`) is a row in the server's database first, so a lost frame is repeated at the next hello.
 
 agent -> server
@@ -37,6 +38,7 @@ from typing import Any, Literal
 PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL = max(1, PROTOCOL_VERSION - 2)  # this version and the two before it are spoken
 MAX_FRAME_BYTES = 65_536
+IGNORED = "ignored"
 STREAMS = ("log", "metrics", "event", "samples")
 OUTCOMES = ("completed", "stopped", "cancelled", "failed")
 CAUSES = (
@@ -148,7 +150,10 @@ def encode(type_: str, **fields: Any) -> str:
 
 
 def decode(text: str | bytes, sender: Literal["agent", "server"]) -> Message:
-    """Read one frame that `sender` wrote and check its shape. Raises ProtocolError with a sentence."""
+    """Read one frame that `sender` wrote and check its shape; IGNORED stands for one that a newer side lets us pass over.
+
+    Raises ProtocolError with a sentence.
+    """
     if isinstance(text, bytes):
         raise ProtocolError("frames must be text, this one is binary")
     try:
@@ -161,6 +166,8 @@ def decode(text: str | bytes, sender: Literal["agent", "server"]) -> Message:
         raise ProtocolError("a frame must be a JSON object with a text field `type`")
     shapes = _TO_SERVER if sender == "agent" else _TO_AGENT
     shape = shapes.get(message["type"])
+    if shape is None and message.get("may_ignore") is True:
+        return {"type": IGNORED}
     if shape is None:
         raise ProtocolError(f"unknown message type {message['type'][:40]!r}")
     for name, kind in shape.items():

@@ -193,6 +193,9 @@ class AgentSession:
     def _on_pong(self, message: protocol.Message) -> list[str]:
         return []
 
+    def _on_ignored(self, message: protocol.Message) -> list[str]:
+        return []
+
     def _stops(self) -> list[str]:
         frames, mine = [], self._mine(self._held)
         for held in sorted(self._held):

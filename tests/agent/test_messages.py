@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,11 @@ def test_half_a_surrogate_pair_is_no_message(field: str) -> None:
 def test_what_is_no_text_is_replaced_before_it_is_sent() -> None:
     frame = protocol.encode("job_refuse", job=1, attempt=1, cause="data", message="half \ud83d", advice="")
     assert protocol.decode(frame.encode().decode(), "agent")["message"] == "half ?"
+
+
+@pytest.mark.parametrize(("mark", "understood"), [({"may_ignore": True}, True), ({}, False)])
+def test_what_a_newer_server_lets_the_agent_ignore_is_passed_over_without_a_word(
+    job: OneJob, mark: dict[str, Any], understood: bool
+) -> None:
+    _, said = told(Answers(job), json.dumps({"type": "news", "text": "A new recipe.", **mark}))
+    assert any("does not understand" in text for _, text in said) is not understood

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
+from agent import protocol
 from models.accounts import User
 from models.agents import Agent
 from models.base import db
@@ -116,6 +117,23 @@ def test_a_machine_that_goes_is_forgotten(rounds: Rounds, greeted: Connects) -> 
     one.go()
     until(lambda: not one.is_remembered(), 2, "the machine is shown as away")
     assert rounds.links == {other.link} and other.is_remembered()
+
+
+def test_one_whose_frame_never_ends_is_silent_however_its_bytes_drip(
+    rounds: Rounds, greeted: Connects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents_socket, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(agents_socket, "ROUND_SECONDS", 0.1)
+    one, other = greeted("one"), greeted("other")
+    frame = one._frames.send(TextMessage("x" * 200))
+    for byte in frame[:100]:
+        with contextlib.suppress(OSError):
+            one._socket.sendall(bytes([byte]))
+        other.say(type="pong", n=1)
+        gevent.sleep(0.05)
+        if one.link not in rounds.links:
+            break
+    assert rounds.links == {other.link} and one.hear() == protocol.CLOSE_NO_HELLO
 
 
 def test_one_that_a_writer_finds_dead_is_forgotten_while_its_reader_waits(

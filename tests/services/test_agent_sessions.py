@@ -169,6 +169,13 @@ def test_somebody_elses_job_is_abandoned(session: AgentSession, job: TrainingJob
     assert "".join(training_jobs.log_of(job.id)) == ""
 
 
+def test_what_a_newer_agent_lets_us_ignore_is_passed_over(session: AgentSession) -> None:
+    assert say(session, type="weather", may_ignore=True, degrees=21) == []
+    for mark in ({}, {"may_ignore": "yes"}, {"may_ignore": False}):
+        with pytest.raises(protocol.ProtocolError, match="unknown message type 'weather'"):
+            say(session, type="weather", **mark)
+
+
 def test_a_copied_folder_is_refused(session: AgentSession, alice: User) -> None:
     copy = session_of(alice)
     (answer,) = say(copy, **hello(secret="another secret"))
