@@ -132,7 +132,8 @@ class Spool(SpoolReader):
             if not is_full(error):
                 raise
             self._synced_at = time.monotonic()
-            _ = self._drop_oldest_log() or self._reserve.give_up()
+            if not self._drop_oldest_log():
+                self._reserve.give_up()
 
     def finish(self, final: Final) -> Item:
         """Write how it ended and what the log adds up to; nothing can be appended afterwards. The first end stands.
