@@ -20,6 +20,7 @@ from .limits import Limits
 _NAME = re.compile(r"trainyard-(\d+)-[0-9a-f]+")
 HELPERS = 4  # processes of the box itself beside the script's
 _REMOVE_SECONDS = 5.0
+_LET_GO_SECONDS = 1.0
 _PROC = Path("/proc")
 
 
@@ -75,9 +76,7 @@ class Group:
         waiting = set(self._folders.values())
         while waiting and time.monotonic() < end:
             for folder in list(waiting):
-                with contextlib.suppress(OSError):
-                    if folder.exists():
-                        folder.rmdir()
+                if _remove(folder):
                     waiting.discard(folder)
             if waiting:
                 self.kill()
@@ -152,12 +151,21 @@ def _make_first(limits: Limits) -> Group | None:
 
 
 def forget_old(folder: Path) -> None:
-    """Remove the groups of processes that were killed before they could do it."""
+    """Remove the groups of processes that were killed before they could do it.
+
+    A process that was killed leaves its group last, a moment after everything else that can be seen of it.
+    """
+    end = time.monotonic() + _LET_GO_SECONDS
+    while any([not _remove(path) for path in _old(folder)]) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _old(folder: Path) -> list[Path]:
+    """The groups below a folder whose makers are gone."""
     with contextlib.suppress(OSError):
-        for path in folder.glob("trainyard-*"):
-            known = _NAME.fullmatch(path.name)
-            if known and not (_PROC / known[1]).exists():
-                _remove(path)
+        named = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("trainyard-*")]
+        return [path for path, known in named if known and not (_PROC / known[1]).exists()]
+    return []
 
 
 def _may_limit(folder: Path) -> bool:
@@ -196,6 +204,8 @@ def _new_name() -> str:
     return f"trainyard-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path) -> bool:
+    """Whether the group is gone."""
     with contextlib.suppress(OSError):
         folder.rmdir()
+    return not folder.exists()
