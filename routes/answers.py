@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, TypeVar
 
+import structlog
 from flask import jsonify, redirect, render_template, request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from werkzeug.wrappers import Response
@@ -23,6 +24,8 @@ from services.errors import (
 )
 from services.gateways import gateways
 
+log = structlog.get_logger()
+
 Schema = TypeVar("Schema", bound=BaseModel)
 STATUS_SHOWN_IN_FORM = {
     Invalid: 422,
@@ -36,6 +39,8 @@ STATUS_SHOWN_IN_FORM = {
 }
 MOST_IN_A_LIST = 200
 DEEPEST = 32  # objects and lists inside one another in a body
+FIELDS_OF_PAGES = {"_idempotency_key", "next"}  # what forms carry beside what they ask for
+MOST_NAMED = 20  # fields that a line of the log names
 SENTENCES = {
     "missing": "This is needed.", "greater_than_equal": "Give at least {ge}.", "less_than_equal": "Give at most {le}.",
     "decimal_max_places": "Give at most {decimal_places} digits after the point.", "literal_error": "Choose {expected}.",
@@ -49,6 +54,7 @@ class Given(BaseModel):
     """What every schema shares: unknown fields are left out, numbers must be numbers."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=False, allow_inf_nan=False)
+    form_has_more: ClassVar[bool] = False  # fields of its form that the view reads itself
 
     @model_validator(mode="before")
     @classmethod
@@ -96,11 +102,22 @@ def wants_json() -> bool:
 def read(schema: type[Schema]) -> Schema:
     """The body as `schema`. Raises NotJson, or Invalid with a sentence for each field."""
     given = _json_body() if request.is_json else _form_body()
+    _note_unknown(schema, given.keys())
     try:
         return schema.model_validate(given)
     except ValidationError as error:
         fields = {".".join(str(part) for part in fault["loc"]): _sentence(fault) for fault in error.errors()}
         raise Invalid(fields.pop("", None) or "Some of what was sent cannot be used.", fields) from None
+
+
+def _note_unknown(schema: type[BaseModel], names: Iterable[str]) -> None:
+    """A line of the log about fields that nobody asked for; whoever sends `is_admin` is worth knowing of."""
+    unknown = set(names) - schema.model_fields.keys()
+    if not request.is_json:
+        unknown = set() if getattr(schema, "form_has_more", False) else unknown - FIELDS_OF_PAGES
+    if unknown:
+        named = [name[:60] for name in sorted(unknown)[:MOST_NAMED]]
+        log.info("unknown_fields", fields=named, count=len(unknown), method=request.method, path=_path())
 
 
 def answer(data: Any, status: int = 200, *, page: str | None = None, to: str | None = None, **context: Any) -> Response:
@@ -145,9 +162,21 @@ def shown_again(page: str, error: Exception, **context: Any) -> Response:
     shown = {name.removeprefix("parameters."): sentence for name, sentence in fields.items()}  # as the form names them
     errors = {"": error.message, **shown}  # type: ignore[attr-defined]
     status = next(code for kind, code in STATUS_SHOWN_IN_FORM.items() if isinstance(error, kind))
+    note_refusal(status, error.code)  # type: ignore[attr-defined]
     values = {name: value for name, value in request.form.items() if "password" not in name}
     html = render_template(page, form=values, errors=errors, **context)
     return Response(html, status=status, mimetype="text/html")
+
+
+def note_refusal(status: int, code: str) -> None:
+    """A line of the log for whoever looks after the site: what was refused, and nothing of what was sent."""
+    log.info("refused", status=status, code=code, method=request.method, path=_path())
+
+
+def _path() -> str:
+    """The address that was asked for, without the secret that a link from a mail holds."""
+    secret = (request.view_args or {}).get("token")
+    return request.path.replace(secret, "...") if secret else request.path
 
 
 def page_of_list() -> tuple[int, int | None]:

@@ -27,6 +27,8 @@ TARGETS = {
 
 
 class NewDataset(Given):
+    form_has_more = True
+
     name: str
     kind: str = "conversation"
     upload: str | None = None

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import BadRequest, ClientDisconnected, HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.wrappers import Response
 
-from routes.answers import NotJson, wants_json
+from routes.answers import NotJson, note_refusal, wants_json
 from routes.guards import NoUpgrade
 from services.accounts import LinkOver
 from services.errors import (
@@ -152,7 +152,7 @@ def _bug(error: Exception) -> Response:
 
 
 def _answer(status: int, title: str, body: dict[str, Any], template: str = "errors/error.html") -> Response:
-    log.info("refused", status=status, code=body["code"], method=request.method, path=request.path)
+    note_refusal(status, body["code"])
     if wants_json():
         response: Response = jsonify({"error": body})
         response.status_code = status

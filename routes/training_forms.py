@@ -44,6 +44,8 @@ class NewJob(Given):
 class OrderForm(Given):
     """What both pages ask."""
 
+    form_has_more = True
+
     name: str
     description: str = Field("", max_length=4000)
     source: Literal["dataset", "local"] = "dataset"

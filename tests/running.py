@@ -222,6 +222,12 @@ class RunningYard:
         assert not left, f"left behind: {left}"
         return code
 
+    def lose_power(self) -> None:
+        """Every process of it is gone from one moment to the next, as when its host restarts."""
+        assert self._process is not None
+        self._family.kill(self._process.pid)
+        self._process.wait(5)
+
     def close(self) -> None:
         """End it however it is."""
         leader = self._process.pid if self._process and self._process.poll() is None else None

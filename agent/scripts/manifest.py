@@ -14,7 +14,8 @@
     minimum = 0.0
     maximum = 1.0
     label = "Learning rate"
-    argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`, a flag `--compile=True` or `--compile=False`
+    argument = "--learning-rate"        # `"--lr="` is written `--lr=0.001`, a flag `--compile=True` or `--compile=False`;
+                                        # a flag's `"--amp/--no-amp"` is the one or the other
 
 Everything is optional, and so is the file. Arguments that somebody types take the place of `arguments` and stand behind the
 parameters, on a member's machine as on the server: the last one counts, so what was typed wins.
@@ -199,9 +200,10 @@ def _flagged(flag: str, value: Any) -> list[str]:
         return []
     if flag.endswith("="):
         return [f"{flag}{value}"]
-    if value is False:
-        return []
-    return [flag] if value is True else [flag, str(value)]
+    if isinstance(value, bool):
+        on, _, off = flag.partition("/")
+        return [one for one in [on if value else off] if one]
+    return [flag, str(value)]
 
 
 def _scripts(files: Collection[str]) -> list[str]:

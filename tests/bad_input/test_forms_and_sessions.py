@@ -10,6 +10,7 @@ from argon2.exceptions import VerifyMismatchError
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
+from structlog.testing import capture_logs
 from werkzeug.routing import BuildError
 
 from models.accounts import PasswordReset, User
@@ -201,6 +202,27 @@ class TestText:
             "/account/password", json={"current_password": PASSWORD, "new_password": "another one", **extra}
         )
         assert changed.status_code == 200 and changed.get_json()["role"] == "member"
+
+    @pytest.mark.parametrize("way", ["json", "data"])
+    def test_fields_nobody_asked_for_are_logged_by_name(self, sqlite_app: Flask, client: FlaskClient, way: str) -> None:
+        given = {"email": "alice@example.com", "password": PASSWORD, "_idempotency_key": "once" * 8}
+        with capture_logs() as lines:
+            assert (
+                client.post("/login", **{way: {**given, "is_admin": "secret value", "x" * 900: "1"}}).status_code < 400
+            )
+        (line,) = [line for line in lines if line["event"] == "unknown_fields"]
+        assert set(line["fields"]) >= {"is_admin", "x" * 60} and line["path"] == "/login"
+        assert "secret value" not in str(lines) and PASSWORD not in str(lines)
+
+    def test_a_refusal_is_a_line_of_the_log_without_the_secret_of_a_link(
+        self, sqlite_app: Flask, client: FlaskClient
+    ) -> None:
+        with capture_logs() as lines:
+            client.post("/signup", data={"email": "nobody", "username": "n", "password": PASSWORD})
+            client.post("/password/reset/the-secret", json={"password": PASSWORD})
+        refused = [(line["status"], line["path"]) for line in lines if line["event"] == "refused"]
+        assert refused == [(422, "/signup"), (410, "/password/reset/...")]
+        assert "the-secret" not in str(lines)
 
 
 class TestForeignIds:

@@ -161,6 +161,39 @@ def test_row_30_a_flood_of_one_agent_costs_no_memory_and_others_feel_nothing(
     assert grown <= 8 and max(lags) <= 1 and scene.yard.web_worker() == web
 
 
+def test_row_30_a_flood_of_records_is_stored_no_faster_than_others_can_bear(scene: Scene, figure: Figure) -> None:
+    web, lags = scene.yard.web_worker(), list[float]()
+    items = [{"text": "z" * 25} for _ in range(1000)]
+    with stranger(scene, "talker") as wire, stranger(scene, "listener") as other:
+        job = scene.alice.new_job("talk", {"agent": machine_id(scene, "talker")}, {"max_steps": 5}, scene.dataset,
+                                  recipe="counting")  # fmt: skip
+        key = {"job": job, "attempt": _next(wire, "job_offer")["spec"]["attempt"]}
+        wire.send(frame("job_accept", **key))
+        threading.Thread(target=_drain, args=(wire,), daemon=True).start()
+        attack = threading.Thread(target=_talk, args=(wire, key, items), daemon=True)
+        _echo(other)
+        before = peak = web.memory_info().rss
+        watch = Watch()
+        attack.start()
+        while watch.seconds < 15:
+            lags.append(_echo(other))
+            peak = max(peak, web.memory_info().rss)
+            time.sleep(0.1)
+    stored = len(checks.stored(scene, job, "log"))
+    scene.alice.order(job, "cancel")
+    grown = (peak - before) / MIB
+    figure(f"row 30, records: {stored / watch.seconds:,.0f} lines a second stored, server memory {grown:+.1f} MiB (limit 8), an "
+           f"answer to another agent took {max(lags) * 1000:.0f} ms at the worst (limit 1 s)")  # fmt: skip
+    assert stored and grown <= 8 and max(lags) <= 1 and scene.yard.web_worker() == web
+
+
+def _talk(wire: ClientConnection, key: dict[str, int], items: list[dict[str, str]]) -> None:
+    """Records as fast as they go, without waiting for an acknowledgement."""
+    with contextlib.suppress(ConnectionClosed, OSError):
+        for first in range(1, 10**9, len(items)):
+            wire.send(frame("records", **key, stream="log", first=first, items=items))
+
+
 def _drain(wire: ClientConnection) -> None:
     with contextlib.suppress(ConnectionClosed, OSError, TimeoutError):
         while True:
@@ -243,13 +276,27 @@ def test_row_2_and_27_a_thousand_idle_agents_cost_little_and_come_back_spread_af
         assert not crowd.codes and grown <= 70 and percent <= 10 and slow <= 0.2
         job = scene.order(scene.desk, max_steps=100_000, lines=10, pause=0.1)
         scene.alice.wait_for_step(job, 3)
+        others = _orders_of_crowd(scene, 19)
+        until(lambda: len(crowd.held) == len(others), 60, "the crowd has begun its jobs")
         _deploy(scene, crowd, figure)
+        assert crowd.decisions == ["resume"] * len(others), crowd.decisions
+        states = [scene.alice.job(one) for one in (job, *others)]
+        assert {(one["status"], one["attempt"]) for one in states} <= {("training", 1), ("starting", 1)}, states
         scene.alice.order(job, "stop")
         scene.alice.wait_for_status(job, "paused")
         checks.every_line_once(scene, job, scene.counted(scene.desk, job) * 10)
-        scene.alice.order(job, "cancel")
+        for one in (job, *others):
+            scene.alice.order(one, "cancel")
         gathering.join(idle + 120)
         checks.at_rest(scene)
+
+
+def _orders_of_crowd(scene: Scene, count: int) -> list[int]:
+    idle = [agent["id"] for agent in scene.alice.agents() if agent["name"].startswith("idle-")]
+    return [
+        scene.alice.new_job(f"held {place}", {"agent": place}, {"max_steps": 5}, scene.dataset, recipe="counting")
+        for place in idle[:count]
+    ]
 
 
 def _page_seconds(scene: Scene) -> list[float]:

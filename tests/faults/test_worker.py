@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+import zipfile
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import psutil
 import pytest
@@ -85,10 +87,55 @@ def test_row_3_a_runner_that_is_frozen_leaves_no_training_beside_the_next_attemp
            f"{spans[1][0] - spans[0][1]:.1f} s apart (lease {scaled(LEASE):g} s)")  # fmt: skip
 
 
+SCRIPT = """
+import os, sys, time
+start = int(open(sys.argv[2]).read()) if len(sys.argv) > 1 else 0
+for step in range(start + 1, 201):
+    print(f"iter {step}: loss {1 / step:.4f}, time 50ms", flush=True)
+    with open("ckpt.tmp", "w") as file:
+        file.write(str(step))
+    os.replace("ckpt.tmp", "ckpt")
+    time.sleep(0.05)
+"""
+
+
+def test_a_host_that_restarts_goes_on_with_what_was_at_work_in_the_sandbox_too(scene: Scene, figure: Figure) -> None:
+    packed = scene.folder / "script.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("train.py", SCRIPT)
+    script = scene.alice.new_dataset(packed, kind="script")["id"]
+    counting = scene.order("server", max_steps=200, lines=10, pause=0.05)
+    boxed = scene.alice.new_job("boxed", "server", {"checkpoints": ["ckpt"], "resume": ["--resume", "{checkpoint}"]}, script,
+                                recipe="script")  # fmt: skip
+    for job in (counting, boxed):
+        scene.alice.wait_for_step(job, 10)
+    groups = set(Path("/sys/fs/cgroup").rglob("trainyard-*"))
+    scene.yard.lose_power()
+    scene.yard.start()
+    watch = Watch()
+    for job in (counting, boxed):
+        until(lambda: scene.alice.job(job)["attempt"] == 2 and scene.alice.job(job)["status"] == "training",  # noqa: B023
+              scaled(AGAIN) + 15, "it trains again")  # fmt: skip
+    again = watch.seconds
+    for job in (counting, boxed):
+        scene.alice.wait_for_status(job, "completed")
+        checks.one_end(scene, job, "completed", attempts=2)
+    checks.never_twice_at_once(scene, "server", counting)
+    checks.every_line_once(scene, counting, 2000, attempt=2)
+    steps = [step for step, _ in scene.alice.curve(boxed)]
+    assert steps == list(range(1, 201)), steps
+    assert scene.alice.get(f"/api/training-jobs/{boxed}/artifacts")
+    checks.nothing_runs(scene)
+    checks.ledger_adds_up(scene)
+    assert not groups & set(Path("/sys/fs/cgroup").rglob("trainyard-*"))
+    figure(f"a host restarted in the middle of two trainings: both at work again {again:.1f} s after the yard was up, with a lease "
+           f"of {scaled(LEASE):g} s")  # fmt: skip
+
+
 def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(scene: Scene, figure: Figure) -> None:
     dice, count, watch = random.Random(4), chosen(6, 100), Watch()
     jobs = [scene.order("server", f"short-{number}", max_steps=3, pause=0.01) for number in range(count)]
-    killed = 0
+    killed, last = 0, watch
     while open_ := _open(scene, jobs):
         assert watch.seconds < AGAIN_SHORT + 10 * count, f"{open_} wait for ever"
         horse = scene.yard.horse()
@@ -100,9 +147,10 @@ def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(sc
             assert worker is not None
             time.sleep(dice.uniform(0, 2))  # before the claim, in it, at the end, between two
             worker.kill()
-            killed += 1
+            killed, last = killed + 1, Watch()
             if killed % 2:
                 horse.kill()
+    settled_after = last.seconds
     for job in jobs:
         told = scene.alice.job(job)
         assert told["status"] == "completed", told["error"]
@@ -112,8 +160,9 @@ def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(sc
     checks.ledger_adds_up(scene)
     again = _seconds_until_queued_again(scene, jobs)
     figure(f"row 4: {count} jobs all ran, with {killed} workers killed, in {watch.seconds:.0f} s; {len(again)} were begun and "
-           f"lost, and queued again {max(again, default=0):.0f} s after that at the worst (limit 120 s)")  # fmt: skip
-    assert max(again, default=0) <= AGAIN_SHORT
+           f"lost, and queued again {max(again, default=0):.0f} s after that at the worst; nothing left to do "
+           f"{settled_after:.0f} s after the last kill (limits 120 s)")  # fmt: skip
+    assert max(again, default=0) <= AGAIN_SHORT and settled_after <= AGAIN_SHORT
 
 
 def _open(scene: Scene, jobs: list[int]) -> list[int]:

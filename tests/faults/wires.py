@@ -50,7 +50,8 @@ def machine_id(scene: Scene, name: str) -> int:
 
 @dataclass
 class Crowd:
-    """Idle agents in one event loop: they beat, answer pings, and come back when the server asked them to.
+    """Agents in one event loop: they beat, answer pings, and come back when the server asked them to. A job that they are
+    offered they hold and say nothing of.
 
     `run` keeps `count` of them for `seconds`; what happened to them is in the lists, by the monotonic clock.
     """
@@ -63,7 +64,8 @@ class Crowd:
     handshakes: list[float] = field(default_factory=list)
     farewells: list[float] = field(default_factory=list)  # the pauses of `bye`
     codes: list[int | None] = field(default_factory=list)
-    echoes: list[float] = field(default_factory=list)
+    held: dict[int, tuple[int, int]] = field(default_factory=dict)  # job and attempt of each that has one
+    decisions: list[str] = field(default_factory=list)  # what each `welcome` said of the job
 
     def run(self, seconds: float) -> None:
         """Blocks; call it in a thread of its own."""
@@ -94,11 +96,12 @@ class Crowd:
             f"{self.yard.socket_url}/agent/socket", additional_headers=headers, compression=None, open_timeout=15,
             close_timeout=1, ping_interval=None, proxy=None,
         ) as socket:  # fmt: skip
-            await socket.send(hello_of(f"idle-{number}"))
-            await socket.recv()
+            await socket.send(hello_of(f"idle-{number}", jobs=self._told(number)))
+            welcome = json.loads(await socket.recv())
+            self.decisions += [one["decision"] for one in welcome["jobs"]]
             self.handshakes.append(time.monotonic())
             self.connected.add(number)
-            beat = asyncio.create_task(self._beat(socket))
+            beat = asyncio.create_task(self._beat(socket, number))
             farewell = None
             try:
                 while (left := ends - time.monotonic()) > 0:
@@ -106,6 +109,10 @@ class Crowd:
                         message = json.loads(await asyncio.wait_for(socket.recv(), left))
                         if message["type"] == "ping":
                             await socket.send(frame("pong", n=message["n"]))
+                        elif message["type"] == "job_offer":
+                            spec = message["spec"]
+                            self.held[number] = spec["job"], spec["attempt"]
+                            await socket.send(frame("job_accept", job=spec["job"], attempt=spec["attempt"]))
                         elif message["type"] == "bye":
                             farewell = float(message["retry_after"])
                             self.farewells.append(farewell)
@@ -116,8 +123,11 @@ class Crowd:
                 beat.cancel()
             return 1e9  # the time is over
 
-    async def _beat(self, socket: Any) -> None:
+    def _told(self, number: int) -> list[dict[str, int]]:
+        return [{"job": job, "attempt": attempt} for job, attempt in [self.held[number]]] if number in self.held else []
+
+    async def _beat(self, socket: Any, number: int) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await asyncio.sleep(self.heartbeat * random.uniform(0.8, 1.0))
-                await socket.send(frame("heartbeat", jobs=[]))
+                await socket.send(frame("heartbeat", jobs=self._told(number)))

@@ -219,6 +219,16 @@ def test_an_unmodified_script_becomes_log_curve_and_outputs(job: Job) -> None:
     assert (job.facts()["lane"] is not None) == job.boxed
 
 
+def test_a_flood_of_numbers_that_are_none_is_a_curve_in_order_with_holes(job: Job) -> None:
+    job.write("train.py", """
+        values = ("0.5", "nan", "inf", "-inf", "1e400")
+        for step in range(1, 20_001):
+            print(f"iter {step}: loss {values[step % 5]}, time 5ms")
+    """)  # fmt: skip
+    assert job.run() == Final("completed")
+    assert job.curve() == [(step, None if step % 5 else 0.5) for step in range(1, 20_001)]
+
+
 def test_a_stop_asks_the_script_to_end_and_resume_gives_it_its_newest_checkpoint(job: Job) -> None:
     job.write("train.py", COUNT)
     job.write("yard.toml", MANIFEST)

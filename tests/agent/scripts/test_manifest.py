@@ -87,6 +87,14 @@ def test_a_flag_may_be_written_with_its_value() -> None:
     assert command_line(manifest, "train.py", None, manifest.values({})[0]) == ["train.py", "--lr=0.5"]
 
 
+@pytest.mark.parametrize(
+    ("value", "line"), [({}, ["--amp"]), ({"amp": False}, ["--no-amp"]), ({"amp": True}, ["--amp"])]
+)
+def test_a_flag_that_is_on_of_itself_is_switched_off_by_its_other_name(value: dict[str, bool], line: list[str]) -> None:
+    manifest = parse(b'[parameters.amp]\ntype = "flag"\ndefault = true\nargument = "--amp/--no-amp"\n')
+    assert line_of(manifest, None, **value) == ["fit.py", *line]
+
+
 def test_values_that_do_not_fit_get_a_sentence_each() -> None:
     _, wrong = parse(WHOLE).values({"lr": 2, "size": "huge", "amp": "yes", "speed": 1})
     assert wrong == {
