@@ -39,7 +39,7 @@ class Meter:
         now = time.monotonic()
         if now < self._due:
             return None
-        rows = processes.family(processes.table(), leader)
+        rows = [row for row in processes.family(processes.table(), leader) if row.resident_bytes]  # none: it is ending
         if not rows:
             return None
         is_first = self._due == 0.0

@@ -167,7 +167,7 @@ def test_nobody_waits_for_room_once_the_attempt_is_unwanted(attempt: Attempt, mo
 
 
 def test_a_job_goes_through_its_stages_and_everything_it_said_is_recorded(attempt: Attempt, forked: bool) -> None:
-    final = attempt.run(forked=forked, steps=5)
+    final = attempt.run(forked=forked, steps=5, seconds=0.1)
     assert final == Final("completed")
     assert [event["stage"] for event in attempt.events("stage")] == ["prepare", "train", "upload", "done"]
     assert attempt.events("stage")[1]["total_steps"] == 5
@@ -441,6 +441,18 @@ def test_a_job_without_a_process_has_no_figures() -> None:
         assert (meter.read_when_due(os.getpid()) or {})["processes"] >= 1
         ended.wait()
         assert meter.read_when_due(ended.pid) is None
+    finally:
+        meter.close()
+
+
+def test_a_process_that_has_given_its_memory_back_and_is_about_to_be_gone_has_no_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ending = processes.Process(2**22 + 1, 1, 2**22 + 1, "7", 0, 0.5, is_zombie=False)
+    monkeypatch.setattr(processes, "table", lambda: [ending])
+    meter = Meter(0.0)
+    try:
+        assert meter.read_when_due(ending.pid) is None
     finally:
         meter.close()
 
