@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import structlog
-from flask import Flask, g, jsonify, render_template, request
+from flask import Flask, g, jsonify, render_template
 from flask_limiter.errors import RateLimitExceeded
 from flask_login import AnonymousUserMixin
 from gunicorn.http.errors import ParseException

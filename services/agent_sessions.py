@@ -88,23 +88,24 @@ class AgentSession:
         signs_of_life.note(self.agent_id)
 
     def _on_hello(self, message: protocol.Message) -> list[str]:
-        key = db.session.get_one(ApiKey, self.key_id)
         told = _all_held(message["jobs"])
         try:
-            agent = agents.enrol(key, message, self.id)
+            agent = agents.enrol(self.user_id, self.key_id, message, self.id)
         except Conflict as refusal:
             refused = encode("error", code=refusal.code, message=refusal.message, of="hello")
-            wanted = _wanted(key.user_id, told)
+            wanted = _wanted(self.user_id, told)
             return [refused, *(_stale(held) for held in told if held not in wanted)]  # whose place another has taken
         self.agent_id = agent.id
         jobs = [self._greeted(held) for held in told]
         training_jobs.renew_all(self._held)
-        training_jobs.end_forgotten(agent.id, told)
+        has_work = training_jobs.has_open(agent.id)  # when a thousand come back at once, most have none
+        if has_work:
+            training_jobs.end_forgotten(agent.id, told)
         welcome = encode(
             "welcome", protocol=message["protocol"], heartbeat_seconds=HEARTBEAT_SECONDS, window_bytes=WINDOW_BYTES,
             window_records=WINDOW_RECORDS, server_time=now().isoformat(), jobs=jobs,
         )  # fmt: skip
-        return [welcome, *self.orders()]
+        return [welcome, *self.orders()] if has_work else [welcome]
 
     def _greeted(self, held: Held) -> dict[str, Any]:
         """Resume or abandon, for one attempt that the machine says it holds."""

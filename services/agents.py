@@ -7,12 +7,11 @@ from datetime import timedelta
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from agent import protocol
 from models.accounts import User
 from models.agents import Agent
-from models.api_keys import ApiKey
 from models.base import add, after_commit, db, now, transaction
 from models.training_jobs import RUNNING_STATES, TrainingJob
 from services import secrets
@@ -22,6 +21,7 @@ from services.gateways import gateways
 RECONNECTS_WITHIN = timedelta(seconds=10)  # a socket that ended is usually opened again within this
 LONGEST_PATH = 4096
 SILENCE = timedelta(seconds=45)  # after this without a frame a machine counts as away
+_OF_MACHINE = select(Agent).where(Agent.user_id == bindparam("user"), Agent.machine_id == bindparam("machine"))
 
 
 def version_misfit(spoken: int) -> tuple[str, str] | None:
@@ -39,22 +39,22 @@ def version_misfit(spoken: int) -> tuple[str, str] | None:
     return "too_new", f"{why}, which speaks {served} of the protocol. Take the one this server offers: {command}"
 
 
-def enrol(key: ApiKey, hello: dict[str, Any], session: str) -> Agent:
-    """Make the machine of a hello known, or know it again, and let `session` speak for it.
+def enrol(user_id: int, key_id: int, hello: dict[str, Any], session: str) -> Agent:
+    """Make the machine of a hello known, or know it again, and let `session`, opened with this key, speak for it.
 
     A second agent with the same id, or one with another secret, is refused with Conflict: somebody copied the folder.
     """
     with transaction():
-        agent = db.session.scalar(select(Agent).where(Agent.user_id == key.user_id, Agent.machine_id == hello["agent"]))
+        agent = db.session.scalar(_OF_MACHINE, {"user": user_id, "machine": hello["agent"]})
         if agent is None:
-            agent = Agent(user_id=key.user_id, machine_id=hello["agent"], secret_digest=secrets.digest(hello["secret"]))
+            agent = Agent(user_id=user_id, machine_id=hello["agent"], secret_digest=secrets.digest(hello["secret"]))
         elif _is_another(agent, hello):
             raise Conflict(
                 "Another agent with this id is connected, or was a moment ago. If this folder was copied from another "
                 "machine, delete agent.json in it; otherwise it goes on by itself within a minute.",
                 code="cloned",
             )
-        agent.api_key_id, agent.session = key.id, session
+        agent.api_key_id, agent.session = key_id, session
         agent.name, agent.version = _text(hello["name"], 80) or "machine", _text(hello["version"], 20)
         agent.boot, agent.last_seen_at = _text(hello["boot"], 64), now()
         describe(agent, hello)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from models.accounts import User
 from models.api_keys import SCOPES, ApiKey
@@ -16,6 +16,7 @@ from services.gateways import gateways
 
 MOST_KEYS = 100
 USED_EVERY = timedelta(seconds=60)  # how often "last used" is written
+_BY_DIGEST = select(ApiKey).where(ApiKey.digest == bindparam("digest"))
 
 
 def create(actor: User, name: str, scope: str = "full") -> tuple[ApiKey, str]:
@@ -58,7 +59,7 @@ def identify(given: str) -> ApiKey | None:
     """The live key that was sent, with its owner; None for anything else."""
     if not secrets.looks_like_key(given):
         return None
-    row = db.session.scalar(select(ApiKey).where(ApiKey.digest == secrets.digest(given)))
+    row = db.session.scalar(_BY_DIGEST, {"digest": secrets.digest(given)})
     if row is None or row.revoked_at is not None or row.user.suspended_at is not None:
         return None
     if row.last_used_at is None or now() - row.last_used_at > USED_EVERY:

@@ -70,7 +70,7 @@ def hello(machine_id: str = "machine-1", **given: Any) -> dict[str, Any]:
 def make_agent(owner: User, machine_id: str = "machine-1") -> Agent:
     """A connected machine."""
     key, _ = api_keys.create(owner, f"key of {machine_id}", "agent")
-    return agents.enrol(key, hello(machine_id), session=f"session of {machine_id}")
+    return agents.enrol(key.user_id, key.id, hello(machine_id), session=f"session of {machine_id}")
 
 
 def make_agent_job(owner: User, **given: Any) -> TrainingJob:

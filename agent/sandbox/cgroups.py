@@ -155,8 +155,8 @@ def forget_old(folder: Path) -> None:
 
     A process that was killed leaves its group last, a moment after everything else that can be seen of it.
     """
-    end = time.monotonic() + _LET_GO_SECONDS
-    while any([not _remove(path) for path in _old(folder)]) and time.monotonic() < end:
+    old, end = _old(folder), time.monotonic() + _LET_GO_SECONDS
+    while (old := [path for path in old if not _remove(path)]) and time.monotonic() < end:
         time.sleep(0.01)
 
 

@@ -30,6 +30,7 @@ from services.training_jobs.orders import cancel, resume, retry, stop
 from services.training_jobs.queries import (
     events_after,
     get_for,
+    has_open,
     list_for,
     machines_waited_for,
     series_of,
@@ -63,6 +64,7 @@ __all__ = [
     "figures_of",
     "get_for",
     "give_up_machines",
+    "has_open",
     "hide_curves",
     "hold_on",
     "image_of",

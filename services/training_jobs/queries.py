@@ -6,15 +6,21 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import bindparam, exists, select
 
 from models.accounts import User
 from models.agents import Agent
 from models.base import db
-from models.training_jobs import Attempt, TrainingEvent, TrainingJob
+from models.training_jobs import RUNNING_STATES, Attempt, TrainingEvent, TrainingJob
 from services.errors import NotFound
 
 READ_AT_ONCE = 2000  # records
+# Asked by every machine that connects; building it costs more than asking it.
+_AN_OPEN_ONE = (
+    select(TrainingJob.id)
+    .where(TrainingJob.agent_id == bindparam("agent"), TrainingJob.state.in_(("queued", *RUNNING_STATES)))
+    .limit(1)
+)
 
 
 def get_for(actor: User, job_id: int) -> TrainingJob:
@@ -43,6 +49,11 @@ def machines_waited_for(agent_ids: Iterable[int]) -> set[int]:
     """For which of these machines a job waits; one look for each machine, however many jobs wait for it."""
     waits = exists().where(TrainingJob.agent_id == Agent.id, TrainingJob.state == "queued")
     return set(db.session.scalars(select(Agent.id).where(Agent.id.in_(set(agent_ids)), waits)))
+
+
+def has_open(agent_id: int) -> bool:
+    """Whether a job waits for this machine or runs on it."""
+    return db.session.scalar(_AN_OPEN_ONE, {"agent": agent_id}) is not None
 
 
 def locked(job_id: int) -> TrainingJob:

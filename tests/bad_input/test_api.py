@@ -322,7 +322,7 @@ class TestWhatMachinesTell:
         self, sqlite_app: Flask, browser: FlaskClient, change: dict[str, Any]
     ) -> None:
         key, _ = api_keys.create(member("alice"), "box", "agent")
-        agents.enrol(key, hello(**change), session="s")
+        agents.enrol(key.user_id, key.id, hello(**change), session="s")
         page = browser.get("/agents")
         assert page.status_code == 200, page.text[:300]
         assert not any(code in page.text for code in ("<script>alert", "<img src=x", "<b>x</b>", "49<i>"))

@@ -170,7 +170,9 @@ def fill(folder: Path, size: Size) -> Filled:
     dataset = _dataset(alice, folder)
     for number in range(3):
         key, _ = api_keys.create(alice, f"key {number}", "agent")
-        agents.enrol(key, hello(f"machine-{number}", name=f"machine {number}"), session=f"session {number}")
+        agents.enrol(
+            key.user_id, key.id, hello(f"machine-{number}", name=f"machine {number}"), session=f"session {number}"
+        )
     job = _trained(alice, dataset, size.events_a_job, folder)
     with transaction():
         _copy_datasets(dataset.dataset_id, size.datasets - 1)

@@ -188,7 +188,7 @@ def _machine(owner: User, name: str, ready: bool) -> int:
     told = hello(
         name, name=name, machine=machine, ready=ready, missing=[] if ready else ["torch", "transformers"], advice=advice
     )
-    return agents.enrol(key, told, session=f"session of {name}").id
+    return agents.enrol(key.user_id, key.id, told, session=f"session of {name}").id
 
 
 def _order(dataset: int, name: str, agent: int | None = None) -> Order:

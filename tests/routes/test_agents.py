@@ -15,8 +15,8 @@ def test_an_agent_of_another_version_is_shown_with_the_command_that_fetches_this
     sqlite_app: Flask, alice: User, browser: FlaskClient
 ) -> None:
     key, _ = api_keys.create(alice, "key", "agent")
-    agents.enrol(key, hello("desk", version="0.0.7"), session="one")
-    agents.enrol(key, hello("laptop", version=__version__), session="two")
+    agents.enrol(key.user_id, key.id, hello("desk", version="0.0.7"), session="one")
+    agents.enrol(key.user_id, key.id, hello("laptop", version=__version__), session="two")
     old, new = sorted(browser.get("/agents", headers={"Accept": "text/html"}).text.split("<article")[1:3], key=len)[
         ::-1
     ]

@@ -22,7 +22,7 @@ from tests.factories import hello
 def connected(owner: User, **machine: Any) -> Agent:
     key, _ = api_keys.create(owner, "desk", "agent")
     told = hello()
-    return agents.enrol(key, {**told, "machine": {**told["machine"], **machine}}, session="one")
+    return agents.enrol(key.user_id, key.id, {**told, "machine": {**told["machine"], **machine}}, session="one")
 
 
 def test_a_machine_with_hours_says_on_its_page_when_it_takes_jobs(

@@ -80,7 +80,7 @@ def with_walls(lane: int | None = 2) -> None:
 def make_script_machine(owner: User, scripts: bool = True) -> Agent:
     key, _ = api_keys.create(owner, "key", "agent")
     machine = {**hello()["machine"], "scripts": scripts}
-    return agents.enrol(key, hello(machine=machine, ready=False, missing=["torch"]), session="s")
+    return agents.enrol(key.user_id, key.id, hello(machine=machine, ready=False, missing=["torch"]), session="s")
 
 
 def kept_samples(job: TrainingJob) -> list[int]:

@@ -99,7 +99,7 @@ def _job(name: str) -> int:
     """A job of somebody's machine, at work."""
     owner = accounts.sign_up(f"{name.replace(' ', '-')}@example.com", name.replace(" ", "-"), "correct horse battery")
     key, _ = api_keys.create(owner, "desk", "agent")
-    agent = agents.enrol(key, hello(f"machine {name}"), session="session")
+    agent = agents.enrol(key.user_id, key.id, hello(f"machine {name}"), session="session")
     order = Order(
         "ingest",
         "language",
