@@ -123,13 +123,16 @@ def test_a_host_that_restarts_goes_on_with_what_was_at_work_in_the_sandbox_too(s
     checks.never_twice_at_once(scene, "server", counting)
     checks.every_line_once(scene, counting, 2000, attempt=2)
     steps = [step for step, _ in scene.alice.curve(boxed)]
-    assert steps == list(range(1, 201)), steps
+    lost = 200 - len(steps)
+    assert steps == sorted(set(steps)) and steps[-1] == 200 and lost <= 20, (
+        steps
+    )  # what was in the pipe, a second at most
     assert scene.alice.get(f"/api/training-jobs/{boxed}/artifacts")
     checks.nothing_runs(scene)
     checks.ledger_adds_up(scene)
     assert not groups & set(Path("/sys/fs/cgroup").rglob("trainyard-*"))
     figure(f"a host restarted in the middle of two trainings: both at work again {again:.1f} s after the yard was up, with a lease "
-           f"of {scaled(LEASE):g} s")  # fmt: skip
+           f"of {scaled(LEASE):g} s; {lost} of 200 steps of the script were under way and are not in its curve")  # fmt: skip
 
 
 def test_row_4_jobs_whose_worker_is_killed_around_their_start_and_end_all_run(scene: Scene, figure: Figure) -> None:
