@@ -105,8 +105,8 @@ def test_a_host_that_restarts_goes_on_with_what_was_at_work_in_the_sandbox_too(s
         archive.writestr("train.py", SCRIPT)
     script = scene.alice.new_dataset(packed, kind="script")["id"]
     counting = scene.order("server", max_steps=200, lines=10, pause=0.05)
-    boxed = scene.alice.new_job("boxed", "server", {"checkpoints": ["ckpt"], "resume": ["--resume", "{checkpoint}"]}, script,
-                                recipe="script")  # fmt: skip
+    settings = {"outputs": ["ckpt"], "checkpoints": ["ckpt"], "resume": ["--resume", "{checkpoint}"]}
+    boxed = scene.alice.new_job("boxed", "server", settings, script, recipe="script")
     for job in (counting, boxed):
         scene.alice.wait_for_step(job, 10)
     groups = set(Path("/sys/fs/cgroup").rglob("trainyard-*"))
@@ -127,7 +127,7 @@ def test_a_host_that_restarts_goes_on_with_what_was_at_work_in_the_sandbox_too(s
     assert steps == sorted(set(steps)) and steps[-1] == 200 and lost <= 20, (
         steps
     )  # what was in the pipe, a second at most
-    assert scene.alice.get(f"/api/training-jobs/{boxed}/artifacts")
+    assert {"ckpt", "run.json"} <= {file["name"] for file in scene.alice.get(f"/api/training-jobs/{boxed}/artifacts")}
     checks.nothing_runs(scene)
     checks.ledger_adds_up(scene)
     assert not groups & set(Path("/sys/fs/cgroup").rglob("trainyard-*"))
