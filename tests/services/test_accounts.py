@@ -7,7 +7,7 @@ from argon2 import Type, extract_parameters
 from flask import Flask
 
 from services import accounts
-from tests.conftest import PASSWORD, PRODUCTION_HASHER, member
+from tests.conftest import PASSWORD, PRODUCTION_HASHER, PRODUCTION_NOBODY, member
 
 
 def test_a_password_is_kept_with_the_work_that_rfc_9106_asks_for() -> None:
@@ -16,6 +16,10 @@ def test_a_password_is_kept_with_the_work_that_rfc_9106_asks_for() -> None:
     assert used.type is Type.ID
     assert (used.time_cost, used.parallelism, used.memory_cost) == (3, 4, 64 * 1024)
     assert (used.salt_len, used.hash_len) == (16, 32)
+
+
+def test_an_unknown_person_costs_the_same_work() -> None:
+    assert extract_parameters(PRODUCTION_NOBODY) == extract_parameters(PRODUCTION_HASHER.hash(PASSWORD))
 
 
 def test_a_password_kept_with_less_work_is_kept_anew_when_its_owner_logs_in(

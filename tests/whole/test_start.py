@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.whole, pytest.mark.timeout(300)]
 
 
 def test_the_first_start_makes_a_superadmin_whose_password_is_told_once(tmp_path: Path) -> None:
-    with RunningYard(tmp_path) as yard:
+    with RunningYard(tmp_path, WORKERS="0") as yard:
         file = yard.var_dir / "first-admin.txt"
         email, password = file.read_text().splitlines()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
