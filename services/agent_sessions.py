@@ -150,7 +150,7 @@ class AgentSession:
         if len(message["items"]) > WINDOW_RECORDS:
             raise protocol.ProtocolError(f"one message carries at most {WINDOW_RECORDS} records")
         if not self._take(held):
-            raise Conflict(f"Attempt {held[1]} of job {held[0]} is over.", code="stale_attempt")
+            raise training_jobs.stale(*held)
         through = training_jobs.record(*held, stream, message["first"], message["items"])
         return [self._stored_through(held, stream, message["first"], through)]
 
@@ -343,8 +343,8 @@ def _wanted(user_id: int, told: Iterable[Held]) -> set[Held]:
 
 
 def _stale(held: Held) -> str:
-    message = f"Attempt {held[1]} of job {held[0]} is over."
-    return encode("error", code="stale_attempt", message=message, job=held[0], attempt=held[1])
+    over = training_jobs.stale(*held)
+    return encode("error", code=over.code, message=over.message, job=held[0], attempt=held[1])
 
 
 def _all_held(told: list[Any]) -> list[Held]:

@@ -37,7 +37,10 @@ from tests import turns
 from tests.postgres import PrivateServer, loopback_server
 
 PASSWORD = "correct horse battery"
-PRODUCTION_HASHER, PRODUCTION_NOBODY = accounts.hasher, accounts._NOBODY  # tests/services/test_accounts.py looks at them
+PRODUCTION_HASHER, PRODUCTION_NOBODY = (
+    accounts.hasher,
+    accounts._NOBODY,
+)  # tests/services/test_accounts.py looks at them
 ROOT = Path(__file__).parent.parent
 ROOM = 1 << 30  # bytes of memory that a test process may want for its yards
 # Hashing one password as in production keeps a core busy for 0.2 s, and most tests sign somebody up or log in.

@@ -227,15 +227,7 @@ def _unpacked(assignment: Assignment, terms: Terms) -> Folder:
             raise AgentFailed(str(failure)) from None
         write_atomically(done, json.dumps({"folder": lone_folder(entry.name for entry in entries)}))
     work.chmod(0o755)  # where the worker is not root, the script owns it and may have closed it
-    noted = done.read_text("utf-8")
-    return Folder(work, json.loads(noted)["folder"] if noted else _lone_folder(work))
-
-
-def _lone_folder(work: Path) -> str:
-    """The name of the one folder in which everything lies; empty when there is none."""
-    entries = [path for path in work.iterdir() if path.name != TOOLS]
-    lone = entries[0] if len(entries) == 1 else None
-    return lone.name if lone is not None and lone.is_dir() and not lone.is_symlink() else ""
+    return Folder(work, json.loads(done.read_text("utf-8"))["folder"])
 
 
 def describe(setup: Setup, line: list[str], python: str, lane: str | None, variables: list[str]) -> dict[str, Any]:

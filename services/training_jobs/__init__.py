@@ -20,6 +20,7 @@ from services.training_jobs.attempts import (
     renew,
     renew_all,
     spec_of,
+    stale,
     token_opens,
 )
 from services.training_jobs.curves import hide_curves
@@ -91,6 +92,7 @@ __all__ = [
     "samples_of",
     "series_of",
     "spec_of",
+    "stale",
     "stop",
     "summaries",
     "summary",

@@ -345,5 +345,10 @@ def require_running(job_id: int, number: int) -> TrainingJob:
     """The locked job when this attempt is the running one. Raises Conflict (`stale_attempt`)."""
     job = locked(job_id)
     if job.attempt != number or job.state not in RUNNING_STATES:
-        raise Conflict(f"Attempt {number} of job {job_id} is over.", code="stale_attempt")
+        raise stale(job_id, number)
     return job
+
+
+def stale(job_id: int, number: int) -> Conflict:
+    """What whoever still speaks of an attempt that is over is answered."""
+    return Conflict(f"Attempt {number} of job {job_id} is over.", code="stale_attempt")

@@ -303,7 +303,7 @@ def _page_seconds(scene: Scene) -> list[float]:
     """How long pages take, asked by a process of its own: the crowd lives in this one."""
     program = (
         "import sys, time, urllib.request\n"
-        "for _ in range(100):\n"
+        "for _ in range(300):\n"
         "    began = time.monotonic()\n"
         "    urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={'Accept': 'text/html'})).read()\n"
         "    print(time.monotonic() - began)\n"

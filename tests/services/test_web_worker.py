@@ -1,9 +1,10 @@
-"""The gunicorn worker at its end: what has to be said first is said, once, and nothing that fails on the way keeps it."""
+"""The gunicorn worker: what it puts aside at its start, and its end, before which what has to be said is said, once."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from tests.running import ROOT, until
 pytestmark = pytest.mark.whole
 
 SITE = """
-import os, pathlib, time
+import gc, os, pathlib, time
 from flask import Flask
 
 def goodbye():
@@ -29,6 +30,7 @@ def goodbye():
         told.write("done\\n")
 
 app = Flask(__name__)
+app.add_url_rule("/", "frozen", lambda: str(gc.get_freeze_count()))
 app.extensions["before_end"] = goodbye
 pathlib.Path(os.environ["TOLD"]).write_text("")
 """
@@ -38,14 +40,20 @@ class Site:
     """gunicorn with one worker, whose application says goodbye in its own way."""
 
     def __init__(self, folder: Path, said: str) -> None:
-        self._told = folder / "told"
+        self._told, self._address = folder / "told", str(folder / "socket")
         (folder / "site_that_ends.py").write_text(SITE.format(said=said))
         self._server = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-k", "services.web_worker.YardWorker", "--graceful-timeout", "3",
-             "--bind", f"unix:{folder}/socket", "--pythonpath", str(folder), "site_that_ends:app"],
+             "--bind", f"unix:{self._address}", "--pythonpath", str(folder), "site_that_ends:app"],
             cwd=ROOT, env={**os.environ, "TOLD": str(self._told)}, stderr=subprocess.PIPE,
         )  # fmt: skip
         until(self._told.exists, 20, "the site serves")
+
+    def answer(self) -> str:
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.connect(self._address)
+            wire.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: wire.recv(4096), b"")).decode().rpartition("\r\n\r\n")[2]
 
     def ask_worker_to_end(self) -> None:
         for worker in psutil.Process(self._server.pid).children():
@@ -75,6 +83,11 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     found = Site(tmp_path, request.param)
     yield found
     found.end()
+
+
+@pytest.mark.parametrize("site", ["pass"], indirect=True)
+def test_what_the_application_is_made_of_is_not_looked_through_again_while_pages_wait(site: Site) -> None:
+    assert int(site.answer()) > 10_000
 
 
 @pytest.mark.parametrize("site", ["time.sleep(1)"], indirect=True)
