@@ -61,7 +61,8 @@ class Crowd:
     count: int
     heartbeat: float
     connected: set[int] = field(default_factory=set)
-    handshakes: list[float] = field(default_factory=list)
+    knocks: list[float] = field(default_factory=list)  # whatever came of them
+    handshakes: list[float] = field(default_factory=list)  # each with its welcome
     farewells: list[float] = field(default_factory=list)  # the pauses of `bye`
     codes: list[int | None] = field(default_factory=list)
     held: dict[int, tuple[int, int]] = field(default_factory=dict)  # job and attempt of each that has one
@@ -92,6 +93,7 @@ class Crowd:
 
     async def _live(self, number: int, ends: float) -> float | None:
         headers = {"Authorization": f"Bearer {self.key}"}
+        self.knocks.append(time.monotonic())
         async with connect_async(
             f"{self.yard.socket_url}/agent/socket", additional_headers=headers, compression=None, open_timeout=15,
             close_timeout=1, ping_interval=None, proxy=None,
