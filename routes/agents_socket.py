@@ -107,8 +107,6 @@ class Link:
         try:
             while frames := self.wire.read():
                 self.silent_since = None
-                allowed = len(frames) if self.is_greeted else 1
-                time.sleep(self.frames.take(allowed))  # never without yielding: handling a frame may not
                 self._take_in(frames)
                 self.silent_since = time.monotonic()
             self.listen()
@@ -126,6 +124,7 @@ class Link:
             self._refuse(protocol.CLOSE_BAD_MESSAGE, "hello comes first, and once")
         if any(self.small_talk.take(_small_talk(message)) for message in messages):
             self._refuse(CLOSE_FLOOD, "more messages than an agent has a reason for")
+        time.sleep(self.frames.take(len(messages) + len(faults)))  # never without yielding: handling a frame may not
         for group in together(messages):
             try:
                 self.wire.send(self._handled(group))

@@ -187,7 +187,11 @@ class TestTurns:
         self, stranger: Stranger, message: object
     ) -> None:
         stranger.send(frame(TEXT, json.dumps(message).encode()) * 10_000)
-        assert stranger.closed_with(20) == 1008
+        assert stranger.closed_with(5) == 1008
+
+    def test_ten_thousand_tiny_frames_that_are_no_messages_are_answered_as_three(self, stranger: Stranger) -> None:
+        stranger.send(frame(TEXT, b"y") * 10_000)
+        assert stranger.closed_with(5) == protocol.CLOSE_BAD_MESSAGE
 
     def test_records_of_a_job_that_is_not_mine_and_of_none_get_the_same_answer(
         self, door: Door, stranger: Stranger
