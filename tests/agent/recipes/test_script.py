@@ -1009,13 +1009,6 @@ def test_a_folder_beside_the_projects_that_holds_nothing_does_not_hide_it(boxed_
     assert "/project\n" in boxed_job.log()
 
 
-def test_an_archive_that_was_unpacked_before_its_folder_was_noted_is_gone_on_with(boxed_job: Job) -> None:
-    boxed_job.write("train.py", "print('ran')")
-    assert boxed_job.run() == Final("completed")
-    (boxed_job.folder / "unpacked").write_text("")
-    assert boxed_job.run() == Final("completed")
-
-
 def test_a_worker_without_root_goes_on_with_a_folder_that_a_script_has_closed(tmp_path: Path) -> None:
     if not shutil.which("bwrap"):
         pytest.skip("bubblewrap is not installed")
